@@ -1,0 +1,55 @@
+"""Column expressions every pipeline shares: query normalisation, text hashes, refused rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from schemas.text import normalise_query
+
+ASCII = r"^[\x00-\x7F]*$"
+# White space and control characters of ASCII: exactly what `normalise_query` turns into blanks in an ASCII text.
+ASCII_SPACE = r"[\x00-\x20\x7F]+"
+
+
+@F.pandas_udf("string")  # type: ignore[call-overload]
+def _normalise_unicode(batches: Iterator[pd.Series]) -> Iterator[pd.Series]:
+    for texts in batches:
+        yield texts.map(lambda text: None if text is None else normalise_query(text))
+
+
+def with_normalised_query(events: DataFrame, query: str = "query") -> DataFrame:
+    """Replace a query column by its normal form (see `schemas.text.normalise_query`).
+
+    ASCII queries, nearly all of a log, take a native expression. Only the distinct others go through Python, in a
+    branch of their own joined back by broadcast, so that no Python worker stands in a wide stage.
+    """
+    is_ascii = F.col(query).rlike(ASCII)
+    native = F.trim(F.regexp_replace(F.lower(F.col(query)), ASCII_SPACE, " "))
+    others = (
+        events.where(~is_ascii)
+        .select(F.col(query).alias("_raw"))
+        .distinct()
+        .withColumn("_normal", _normalise_unicode("_raw"))
+    )
+    joined = events.join(others, events[query] == others["_raw"], "left")
+    return joined.withColumn(query, F.when(is_ascii, native).otherwise(F.col("_normal"))).drop("_raw", "_normal")
+
+
+def hashed(text: str | Column) -> Column:
+    """Signed 64-bit hash of a string column, NULL for NULL. Equal to `schemas.text.text_hash`."""
+    column = F.col(text) if isinstance(text, str) else text
+    return F.when(column.isNotNull(), F.xxhash64(column))
+
+
+def refused(rows: DataFrame, source: str, reason: str | Column) -> DataFrame:
+    """Rows a job refuses -> the columns of `quarantine` that depend on the row: source, reason, row as JSON."""
+    why = F.lit(reason) if isinstance(reason, str) else reason
+    return rows.select(
+        F.lit(source).alias("source"),
+        why.alias("reason"),
+        F.to_json(F.struct(*[F.col(f"`{name}`") for name in rows.columns])).alias("row"),
+    )
