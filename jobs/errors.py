@@ -1,0 +1,19 @@
+"""What can go wrong with a run, sorted by whether trying again helps. The exit code carries it to Airflow."""
+
+from __future__ import annotations
+
+EXIT_TRANSIENT = 1
+EXIT_USAGE = 2
+EXIT_DATA = 65
+
+
+class DataError(Exception):
+    """The input, the settings or the state of the home is wrong: trying again gives the same. Exit code 65."""
+
+
+class AuditFailed(DataError):
+    """A gate refused the release; what was published before goes on serving. Exit code 65."""
+
+
+class ConcurrentWrite(Exception):
+    """Another run changed the same partition meanwhile; nothing was written. Trying again is right. Exit code 1."""

@@ -1,0 +1,67 @@
+"""The Spark session with Delta's own jars."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+
+from pyspark.errors import PySparkRuntimeError
+from pyspark.sql import SparkSession
+
+from jobs.errors import DataError
+
+# Small tables are slow with Delta's defaults: every commit re-reads a table's state in 50 tasks.
+LOCAL = {
+    "spark.master": "local[*]",
+    "spark.driver.host": "127.0.0.1",
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.driver.memory": "3g",
+    "spark.sql.shuffle.partitions": "4",
+    "spark.databricks.delta.snapshotPartitions": "2",
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.log.level": "ERROR",
+}
+ALWAYS = {
+    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.ansi.enabled": "true",
+    "spark.sql.parquet.compression.codec": "zstd",
+    "spark.sql.execution.arrow.pyspark.enabled": "true",
+    # Vectors are wide: a batch of 10,000 of them would not fit a small worker twice.
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "4096",
+    # A table keeps no cached size column statistics of vectors; the first columns are keys.
+    "spark.databricks.delta.properties.defaults.dataSkippingNumIndexedCols": "8",
+}
+
+
+def start_session(extra: Mapping[str, str], app: str = "dsirm") -> SparkSession:
+    """A session for local Spark unless the settings (`[storage.spark]`) or spark-submit name another master.
+
+    Raises:
+        DataError: Spark could not start, most often because Delta's jars could not be fetched.
+
+    """
+    from delta import configure_spark_with_delta_pip
+
+    # Workers must run this interpreter, with this environment's packages, whatever `python3` is on the PATH.
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
+    os.environ.setdefault("PYARROW_IGNORE_TIMEZONE", "1")
+    options = {**(LOCAL if "SPARK_ENV_LOADED" not in os.environ else {}), **ALWAYS, **extra}
+    builder = SparkSession.builder.appName(app)
+    for key, value in options.items():
+        builder = builder.config(key, value)
+    packages = [part for part in extra.get("spark.jars.packages", "").split(",") if part]
+    try:
+        session = configure_spark_with_delta_pip(builder, extra_packages=packages).getOrCreate()
+    except PySparkRuntimeError as error:
+        raise DataError(
+            f"Spark did not start ({error.getCondition()}). Its first start fetches Delta's jars "
+            "(io.delta:delta-spark_4.1_2.13:4.4.0) with Ivy: the lines above say what could not be fetched. Behind a "
+            "mirror set storage.spark.'spark.jars.ivySettings' to your ivysettings.xml; with a half-filled local Maven "
+            "repository (poms without jars) remove io/delta from it. Java must be a JDK 17."
+        ) from error
+    return session

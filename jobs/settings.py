@@ -1,0 +1,249 @@
+"""Settings: one typed TOML file, profiles, and an environment variable for every value.
+
+Later wins: defaults, profile (`--profile`), file (`--settings`, else `HOME/dsirm.toml` where there is one), environment
+(`DSIRM_<SECTION>__<KEY>`, the value as in TOML). Unknown keys and impossible values are refused, all at once.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from jobs.errors import DataError
+from schemas.fingerprint import digest
+from schemas.sids import LEVELS, MAX_CODE
+
+PROFILES = Path(__file__).with_name("profiles")
+ENV_PREFIX = "DSIRM_"
+CodebookSize = Annotated[int, Field(ge=2, le=MAX_CODE + 1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A group of settings; immutable, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Storage(Section):
+    """Where tables live and how Spark runs."""
+
+    tables: str = Field("", description="Base path or URL of the tables; empty: HOME/tables.")
+    spark: dict[str, str] = Field(default_factory=dict, description="Spark properties added to the session's own.")
+
+
+class Privacy(Section):
+    """How people in the log are protected."""
+
+    user_key: str = Field(
+        "",
+        repr=False,
+        description="Key of the hash that makes pseudonyms; empty: the home makes its own on first need.",
+    )
+
+
+class Corpus(Section):
+    """From the click log to query-item pairs."""
+
+    zone: str = Field("UTC", description="Zone whose calendar days partition the log.")
+    window_days: Positive = Field(30, description="Days summed into the corpus.")
+    robot_events: Positive = Field(2000, description="A session with more events a day is a robot's.")
+    robot_searches: Positive = Field(150, description="A session with more searches a day is a robot's.")
+    max_query_chars: Positive = Field(256, description="Longer queries are refused.")
+    max_items_per_query: Positive = Field(1000, description="A query keeps its most clicked items.")
+    purchase_weight: float = Field(3.0, ge=0, description="A purchase counts as that many clicks.")
+    prior_clicks: float = Field(1.0, gt=0, description="Smoothing: clicks and expected clicks added to every pair.")
+    head_share: Share = Field(0.5, description="Queries that make up this share of traffic are the head.")
+    tail_share: Share = Field(0.2, description="Queries that make up the last share of traffic are the tail.")
+    valid_share: Share = Field(0.025, description="Share of queries that choose checkpoints.")
+    test_share: Share = Field(0.025, description="Share of queries never seen.")
+
+    @field_validator("zone")
+    @classmethod
+    def _known_zone(cls, zone: str) -> str:
+        try:
+            ZoneInfo(zone)
+        except (KeyError, ValueError, OSError) as error:
+            raise ValueError(f"{zone!r} is not a time zone such as UTC or Europe/Berlin") from error
+        return zone
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> Corpus:
+        if self.valid_share + self.test_share > 0.9:
+            raise ValueError("valid_share + test_share leave less than a tenth of the queries to learn from")
+        if self.head_share + self.tail_share > 1:
+            raise ValueError("head_share + tail_share exceed 1")
+        return self
+
+
+class EncoderSettings(Section):
+    """The frozen dual encoder."""
+
+    name: str = Field("minilm", description="minilm (comes with the installation), or a Hugging Face name or path.")
+    max_tokens: Annotated[int, Field(ge=8, le=512)] = 64
+    batch: Positive = 64
+
+
+class QuantizerSettings(Section):
+    """The query-bridged contrastive residual quantizer (DSIRM section on item SIDs)."""
+
+    codebook_sizes: tuple[CodebookSize, ...] = Field((128, 128, 128), description="Codes at levels 1, 2 and 3.")
+    reserved: int = Field(8, ge=0, description="Level-1 codes kept for unmapped and unknown categories.")
+    dim: Positive = Field(64, description="Width of the latent space.")
+    hidden: Positive = Field(256, description="Width of the projection encoders' hidden layer.")
+    tau: float = Field(0.07, gt=0, description="Temperature of InfoNCE.")
+    batch: Annotated[int, Field(ge=2)] = 1024
+    max_steps: Positive = 3000
+    lr: float = Field(1e-3, gt=0)
+    ema_decay: float = Field(0.99, gt=0, lt=1)
+    contrastive_weight: float = Field(1.0, ge=0)
+    commitment_weight: float = Field(1.0, ge=0)
+    reconstruction_weight: float = Field(0.1, ge=0)
+    query_level1: Literal["pair", "nearest"] = Field("pair", description="A query's first code in training.")
+    seed: int = 17
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> QuantizerSettings:
+        if len(self.codebook_sizes) != LEVELS:
+            raise ValueError(f"codebook_sizes names {len(self.codebook_sizes)} levels; a SID has {LEVELS}")
+        if self.reserved >= self.codebook_sizes[0]:
+            raise ValueError(f"reserved = {self.reserved} leaves no code of {self.codebook_sizes[0]} for a category")
+        return self
+
+
+class GeneratorSettings(Section):
+    """Query -> SID."""
+
+    backend: Literal["embedded", "causal-lm"] = "embedded"
+    model: str = Field("Qwen/Qwen3-0.6B", description="causal-lm: name or path of the base model.")
+    lora: bool = Field(False, description="causal-lm: train adapters and the new token rows only.")
+    beams: Positive = Field(5, description="SIDs predicted per query.")
+    batch: Positive = 512
+    accumulation: Positive = Field(1, description="causal-lm: micro-batches per step.")
+    max_steps: Positive = 4000
+    lr: float = Field(1e-3, gt=0)
+    hidden: Positive = 512
+    seed: int = 23
+
+
+class Matching(Section):
+    """Prefix match."""
+
+    ss: tuple[float, float, float, float] = Field((0.0, 0.25, 0.5, 1.0), description="Score of depth 0, 1, 2 and 3.")
+
+    @field_validator("ss")
+    @classmethod
+    def _rising(cls, ss: tuple[float, ...]) -> tuple[float, ...]:
+        if list(ss) != sorted(ss) or ss[0] < 0 or ss[-1] > 1:
+            raise ValueError("ss must rise with depth within 0..1")
+        return ss
+
+
+class RankerSettings(Section):
+    """The offline ranker and its evaluation."""
+
+    folds: Annotated[int, Field(ge=2)] = 5
+    seeds: Positive = 3
+    draws: Positive = Field(2000, description="Bootstrap draws behind every interval.")
+    hidden: Positive = 32
+    steps: Positive = 300
+
+
+class Gates(Section):
+    """What a release must reach to be published."""
+
+    item_coverage: Share = Field(0.98, description="Share of catalogue items with a SID, at least.")
+    traffic_coverage: Share = Field(0.9, description="Share of searches whose query has a SID, at least.")
+    largest_bucket: Share = Field(0.25, description="Share of all items behind one SID, at most.")
+    churn_1: Share = Field(0.5, description="Refit: share of items whose level-1 code moved, at most.")
+    auc_drop: Share = Field(0.05, description="Ranker AUC below that of the current release, at most.")
+
+
+class Settings(Section):
+    """Everything that can be set."""
+
+    storage: Storage = Storage()
+    privacy: Privacy = Privacy()
+    corpus: Corpus = Corpus()
+    encoder: EncoderSettings = EncoderSettings()
+    quantizer: QuantizerSettings = QuantizerSettings()
+    generator: GeneratorSettings = GeneratorSettings()
+    matching: Matching = Matching()
+    ranker: RankerSettings = RankerSettings()
+    gates: Gates = Gates()
+
+    def config_hash(self) -> str:
+        """Hash of what decides results: all but where things are stored, secrets, and what the gates ask for."""
+        return digest(self.model_dump(mode="json", exclude={"storage", "privacy", "gates"}))[:16]
+
+
+def load_settings(
+    home: Path, profile: str | None = None, file: Path | None = None, environ: Mapping[str, str] | None = None
+) -> Settings:
+    """Settings for a home.
+
+    Raises:
+        DataError: unreadable file, unknown profile, key or value; the message lists every problem.
+
+    """
+    environ = os.environ if environ is None else environ
+    profile = profile or environ.get("DSIRM_PROFILE")
+    layers: list[dict[str, Any]] = []
+    if profile:
+        known = sorted(path.stem for path in PROFILES.glob("*.toml"))
+        if profile not in known:
+            raise DataError(f"There is no profile {profile!r}. Known: {', '.join(known)}.")
+        layers.append(_read_toml(PROFILES / f"{profile}.toml"))
+    if file is not None or (file := home / "dsirm.toml").is_file():
+        layers.append(_read_toml(file))
+    layers.append(_from_environment(environ))
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for section, values in layer.items():
+            if isinstance(values, dict) and isinstance(merged.get(section), dict):
+                merged[section] = {**merged[section], **values}
+            else:
+                merged[section] = values
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, p['loc']))}: {_in_words(p['type'], p['msg'])}" for p in error.errors()]
+        raise DataError("The settings cannot be used:\n" + "\n".join(lines)) from None
+
+
+def _in_words(kind: str, message: str) -> str:
+    return "there is no such setting" if kind == "extra_forbidden" else message.removeprefix("Value error, ")
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as handle:
+            return tomllib.load(handle)
+    except OSError as error:
+        raise DataError(f"The settings file {path} cannot be read: {error.strerror}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"The settings file {path} is not TOML: {error}.") from error
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in sorted(environ):
+        if not name.startswith(ENV_PREFIX) or "__" not in name:
+            continue
+        section, _, key = name.removeprefix(ENV_PREFIX).lower().partition("__")
+        found.setdefault(section, {})[key] = _toml_value(environ[name])
+    return found
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
