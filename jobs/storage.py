@@ -100,17 +100,24 @@ class Store:
 
     def last_commit(self, name: str, partition: Partition | None = None) -> Commit | None:
         """The newest commit that wrote a partition (or the table)."""
-        label = None if partition is None else _label(partition)
-        return next((c for c in self.commits(name) if label is None or label in c.metadata["partitions"]), None)
+        wanted = None if partition is None else label(partition)
+        return next((c for c in self.commits(name) if wanted is None or wanted in c.metadata["partitions"]), None)
 
     def fingerprints(self, name: str) -> dict[str, str]:
-        """Content fingerprint of each partition of an imported table, `""` naming the whole of an unpartitioned one."""
+        """Content fingerprint of each partition of an imported table, by `label`."""
+        return self._newest(name, "fingerprints")
+
+    def memos(self, name: str) -> dict[str, str]:
+        """What each partition of a computed table was last computed from, by `label`."""
+        return self._newest(name, "memo")
+
+    def _newest(self, name: str, field: str) -> dict[str, str]:
         found: dict[str, str] = {}
         for commit in self.commits(name):
-            marks = commit.metadata.get("fingerprints", {})
-            for label in commit.metadata["partitions"]:
-                found.setdefault(label, marks.get(label, ""))
-        return {label: mark for label, mark in found.items() if mark}
+            marks = commit.metadata.get(field, {})
+            for part in commit.metadata["partitions"]:
+                found.setdefault(part, marks.get(part, ""))
+        return {part: mark for part, mark in found.items() if mark}
 
     # Writing -----------------------------------------------------------------------------------------------------
 
@@ -149,7 +156,7 @@ class Store:
                 raise ConcurrentWrite("Another release was written at the same moment.") from error
 
     def _seen(self, name: str, partitions: Sequence[Partition]) -> int:
-        labels = {_label(part) for part in partitions} or {""}
+        labels = {label(part) for part in partitions} or {""}
         return next((c.version for c in self.commits(name) if labels & set(c.metadata["partitions"])), -1)
 
     def _create(self, name: str) -> None:
@@ -190,26 +197,29 @@ class Target:
     partitions: tuple[Partition, ...]
     seen: int
 
-    def is_done(self, inputs: Mapping[str, Any]) -> bool:
-        """Whether the last commit of every partition was computed from these very inputs."""
-        labels = [_label(part) for part in self.partitions] or [""]
-        done: dict[str, bool] = {}
-        for commit in self.store.commits(self.table.name):
-            for label in commit.metadata["partitions"]:
-                done.setdefault(label, commit.metadata.get("inputs") == dict(inputs))
-        return all(done.get(label, False) for label in labels)
+    @property
+    def labels(self) -> list[str]:
+        """The partitions by name; one empty name for the whole of an unpartitioned table."""
+        return [label(part) for part in self.partitions] or [""]
+
+    def is_done(self, memo: str) -> bool:
+        """Whether every partition was last computed from just what `memo` stands for."""
+        memos = self.store.memos(self.table.name)
+        return all(memos.get(part) == memo for part in self.labels)
 
     def replace(
         self,
         rows: DataFrame | pa.Table,
         *,
         job: str,
-        inputs: Mapping[str, Any],
+        memo: str | Mapping[str, str] = "",
         counts: Mapping[str, int] | None = None,
         fingerprints: Mapping[str, str] | None = None,
         **notes: Any,
     ) -> None:
         """Replace these partitions by `rows` in one commit, whichever engine the rows come from.
+
+        `memo` stands for all that decided the rows (per partition where they differ): `is_done` asks for it later.
 
         Raises:
             ContractError: columns or types break the table's contract, or a row lies outside the partitions.
@@ -219,8 +229,8 @@ class Target:
         name = self.table.name
         metadata = {
             "job": job,
-            "partitions": [_label(part) for part in self.partitions] or [""],
-            "inputs": dict(inputs),
+            "partitions": self.labels,
+            "memo": dict.fromkeys(self.labels, memo) if isinstance(memo, str) else dict(memo),
             "counts": dict(counts or {}),
             "fingerprints": dict(fingerprints or {}),
             **notes,
@@ -231,14 +241,16 @@ class Target:
             now = self.store._seen(name, self.partitions)
             if now != self.seen:
                 raise ConcurrentWrite(
-                    f"{name} {metadata['partitions']}: commit {now} came between the start of {job} and its end. "
+                    f"{name} {', '.join(self.labels[:3])}: commit {now} came between the start of {job} and its end. "
                     "Nothing was written; run it again."
                 )
             if isinstance(rows, pa.Table):
                 self._replace_arrow(rows, text)
             else:
                 self._replace_spark(rows, text)
-        log.info("%s: wrote %s %s %s", job, name, metadata["partitions"][:3], dict(counts or ""))
+        log.info(
+            "%s wrote %s %s %s", job, name, _few(self.labels), " ".join(f"{k}={v}" for k, v in (counts or {}).items())
+        )
 
     def _replace_arrow(self, rows: pa.Table, metadata: str) -> None:
         schema = self.table.arrow_schema()
@@ -288,6 +300,10 @@ def conform(rows: DataFrame, table: Table) -> DataFrame:
     return rows.select(*[f"`{name}`" for name in table.names])
 
 
+def _few(labels: Sequence[str]) -> str:
+    return " ".join(labels) if len(labels) < 4 else f"{labels[0]} .. {labels[-1]} ({len(labels)})"
+
+
 def _literal(value: Value) -> str:
     """A partition value as a SQL literal; only plain characters ever reach SQL text."""
     if isinstance(value, int):
@@ -298,7 +314,8 @@ def _literal(value: Value) -> str:
     return f"'{text}'"
 
 
-def _label(partition: Partition) -> str:
+def label(partition: Partition) -> str:
+    """Name of a partition as commits carry it, for example `event_date=2026-01-31`."""
     return "/".join(f"{key}={value!s}" for key, value in sorted(partition.items()))
 
 

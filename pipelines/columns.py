@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 from pyspark.sql import Column, DataFrame
@@ -45,11 +45,17 @@ def hashed(text: str | Column) -> Column:
     return F.when(column.isNotNull(), F.xxhash64(column))
 
 
-def refused(rows: DataFrame, source: str, reason: str | Column) -> DataFrame:
-    """Rows a job refuses -> the columns of `quarantine` that depend on the row: source, reason, row as JSON."""
+def refused(
+    rows: DataFrame, source: str, reason: str | Column, columns: Sequence[str] = (), keep: Sequence[str] = ()
+) -> DataFrame:
+    """Rows a job refuses -> what `quarantine` keeps of each: source, reason, the row (or `columns` of it) as JSON.
+
+    Columns named in `keep` stay beside them.
+    """
     why = F.lit(reason) if isinstance(reason, str) else reason
     return rows.select(
+        *keep,
         F.lit(source).alias("source"),
         why.alias("reason"),
-        F.to_json(F.struct(*[F.col(f"`{name}`") for name in rows.columns])).alias("row"),
+        F.to_json(F.struct(*[F.col(f"`{name}`") for name in columns or rows.columns])).alias("row"),
     )

@@ -2,6 +2,8 @@
 
 from schemas.contract import Between, Column, Holds, Table
 
+SHARDS = 16
+
 TABLE = Table(
     name="query_sids",
     doc="Semantic IDs predicted for queries, best first.",

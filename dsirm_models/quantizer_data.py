@@ -1,0 +1,148 @@
+"""The quantizer's training data: what is asked of it, how it lies on the device, and in which order it is visited."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dsirm_models.quantizer_model import QuantizerConfig
+
+
+class PairData(NamedTuple):
+    """N query-item pairs over Q queries and I items, embeddings (width D) of one frozen encoder."""
+
+    query_embeddings: NDArray[np.float32]
+    """(Q, D)."""
+    item_embeddings: NDArray[np.float32]
+    """(I, D)."""
+    query_index: NDArray[np.int32]
+    """(N,) row of `query_embeddings`; -1 for an item without a query."""
+    item_index: NDArray[np.int32]
+    """(N,) row of `item_embeddings`."""
+    weight: NDArray[np.float32]
+    """(N,) above 0; see `QuantizerConfig.pair_weights`."""
+    item_level1: NDArray[np.int32]
+    """(I,) level-1 code of the item's mapped category, -1 without one."""
+    train: NDArray[np.bool_]
+    """(N,) False = held out, used only to choose the checkpoint."""
+
+
+class Batch(NamedTuple):
+    """B pairs on the device."""
+
+    query: Tensor
+    """(B, D) float32; an arbitrary row where `has_query` is False."""
+    item: Tensor
+    """(B, D) float32."""
+    query_id: Tensor
+    """(B,) int64."""
+    item_id: Tensor
+    """(B,) int64."""
+    level1: Tensor
+    """(B,) int64, -1 = no mapped category."""
+    weight: Tensor
+    """(B,) float32."""
+    has_query: Tensor | None
+    """(B,) bool; None if every pair of the data has a query."""
+
+
+def check_data(data: PairData, config: QuantizerConfig) -> None:
+    """Refuse data that cannot be trained on. Raises ValueError naming every problem at once."""
+    problems = []
+    pairs = len(data.query_index)
+    for name, values in (("query_embeddings", data.query_embeddings), ("item_embeddings", data.item_embeddings)):
+        if values.ndim != 2 or values.dtype != np.float32:
+            problems.append(f"{name} must be (rows, width) float32, not {values.shape} {values.dtype}")
+        elif not np.isfinite(values).all():
+            bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+            problems.append(f"{name} holds NaN or infinite values in {len(bad)} rows, first row {bad[0]}")
+    if data.query_embeddings.shape[1:] != data.item_embeddings.shape[1:]:
+        problems.append(
+            f"query and item embeddings differ in width, {data.query_embeddings.shape[1:]} and "
+            f"{data.item_embeddings.shape[1:]}: they are of different encoders"
+        )
+    for name in ("item_index", "weight", "train"):
+        if getattr(data, name).shape != (pairs,):
+            problems.append(f"{name} has shape {getattr(data, name).shape}, query_index has {pairs} pairs")
+    if data.item_level1.shape != (len(data.item_embeddings),):
+        problems.append(f"item_level1 has shape {data.item_level1.shape} for {len(data.item_embeddings)} items")
+    for name, index, least, size in (
+        ("query_index", data.query_index, -1, len(data.query_embeddings)),
+        ("item_index", data.item_index, 0, len(data.item_embeddings)),
+        ("item_level1", data.item_level1, -1, config.mapped_categories if config.category_level1 else None),
+    ):
+        if size is not None and len(index) and not (least <= index.min() and index.max() < size):
+            problems.append(f"{name} runs from {index.min()} to {index.max()}, allowed is {least}..{size - 1}")
+    if not (np.isfinite(data.weight).all() and (data.weight > 0).all()):
+        problems.append("weight must be finite and above 0")
+    if not data.train.any():
+        problems.append("no pair is marked for training")
+    if problems:
+        raise ValueError("The quantizer cannot be trained on this data: " + "; ".join(problems) + ".")
+
+
+class Resident:
+    """All pairs on one device, gathered by integer rows batch by batch."""
+
+    def __init__(self, data: PairData, config: QuantizerConfig, device: torch.device) -> None:
+        self.query = torch.from_numpy(data.query_embeddings).to(device)
+        self.item = torch.from_numpy(data.item_embeddings).to(device)
+        self.query_id = torch.from_numpy(data.query_index).to(device)
+        self.item_id = torch.from_numpy(data.item_index).to(device)
+        self.weight = torch.from_numpy(data.weight.astype(np.float32)).to(device)
+        self.level1 = torch.from_numpy(data.item_level1).to(device)
+        self.every_pair_has_query = bool((data.query_index >= 0).all())
+        if not len(self.query):  # items alone: gathering still needs a row to point at
+            self.query = torch.zeros(1, self.item.shape[1], device=device)
+        self.device = device
+        self.seed = config.seed
+        self.train = np.flatnonzero(data.train)
+
+    def sample(self, rows: int) -> NDArray[np.int64]:
+        """At most `rows` training pairs, without repetition, drawn from the seed."""
+        return np.random.default_rng([self.seed, 3]).permutation(self.train)[:rows]
+
+    def batch(self, rows: NDArray[np.int64]) -> Batch:
+        """Gather pairs by their positions (B,)."""
+        index = torch.from_numpy(rows).to(self.device, non_blocking=True)
+        query_id = self.query_id.index_select(0, index).long()
+        item_id = self.item_id.index_select(0, index).long()
+        return Batch(
+            query=self.query.index_select(0, query_id.clamp_min(0)),
+            item=self.item.index_select(0, item_id),
+            query_id=query_id,
+            item_id=item_id,
+            level1=self.level1.index_select(0, item_id).long(),
+            weight=self.weight.index_select(0, index),
+            has_query=None if self.every_pair_has_query else query_id >= 0,
+        )
+
+
+def batch_order(data: PairData, config: QuantizerConfig, *, start: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """(step, pair positions (B,)) for steps start..max_steps-1, a pure function of data, seed and step.
+
+    Every epoch is a fresh permutation of the training pairs, or with `pair_weights="sample"` as many draws with replacement
+    in proportion to the weights; what does not fill a batch is left out until the next epoch. Fewer pairs than a batch make
+    a batch of all of them.
+    """
+    pairs = np.flatnonzero(data.train)
+    size = min(config.batch_size, len(pairs))
+    per_epoch = len(pairs) // size
+    edges = np.cumsum(data.weight[pairs], dtype=np.float64)
+    epoch, order = -1, pairs
+    for step in range(start, config.max_steps):
+        if step // per_epoch != epoch:
+            epoch = step // per_epoch
+            rng = np.random.default_rng([config.seed, 0, epoch])
+            if config.pair_weights == "sample":
+                drawn = np.searchsorted(edges, rng.random(len(pairs)) * edges[-1], side="right")
+                order = pairs[np.minimum(drawn, len(pairs) - 1)]
+            else:
+                order = rng.permutation(pairs)
+        place = step % per_epoch * size
+        yield step, order[place : place + size]

@@ -1,0 +1,76 @@
+"""Aggregate days of the click log into counts per query-item pair.
+
+Reads click_log (the given days). Writes pair_days, query_days and quarantine, one partition a day; events read =
+events counted + events quarantined, checked before anything is written. Days whose log did not change are left alone.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+
+from pyspark import StorageLevel
+from pyspark.sql import functions as F
+
+from jobs.errors import DataError
+from jobs.home import Home
+from jobs.storage import label
+from pipelines import clicks
+from schemas.fingerprint import digest
+
+JOB = "aggregate-day"
+
+
+def day_memo(home: Home, day: dt.date) -> str:
+    """What a day's counts depend on: its log and the settings that judge events."""
+    settings = home.settings.corpus.model_dump(include={"zone", "robot_events", "robot_searches", "max_query_chars"})
+    marks = home.store.fingerprints("click_log")
+    return digest({"settings": settings, "log": marks.get(label({"event_date": day}))})
+
+
+def changed_days(home: Home, days: Sequence[dt.date]) -> dict[dt.date, str]:
+    """Days whose log (or whose settings) changed since they were aggregated -> their new memo."""
+    memos = home.store.memos("pair_days")
+    fresh = {day: day_memo(home, day) for day in days}
+    return {day: memo for day, memo in fresh.items() if memos.get(label({"event_date": day})) != memo}
+
+
+def run(home: Home, days: Sequence[dt.date]) -> None:
+    """Aggregate every day of `days` that changed."""
+    memos = changed_days(home, days)
+    if not memos:
+        return
+    store, spark, limits = home.store, home.spark, home.settings.corpus
+    parts = [{"event_date": day} for day in memos]
+    quarantined = [{"run_date": day, "job": JOB} for day in memos]
+    pair_days, query_days = store.target("pair_days", *parts), store.target("query_days", *parts)
+    quarantine = store.target("quarantine", *quarantined)
+    log = store.read(spark, "click_log", *parts)
+    events = clicks.clean_events(
+        log,
+        max_query_chars=limits.max_query_chars,
+        robot_events=limits.robot_events,
+        robot_searches=limits.robot_searches,
+    )
+    kept = events.kept.persist(StorageLevel.DISK_ONLY)
+    views, nameless = clicks.join_views(kept)
+    rows = views.rows.persist(StorageLevel.DISK_ONLY)
+    refused = events.refused.unionByName(clicks.refused_events(nameless)).persist(StorageLevel.DISK_ONLY)
+    read, counted, out = log.count(), rows.agg(F.sum("events")).first()[0] or 0, refused.count()
+    if read != counted + out:
+        raise DataError(
+            f"{read} events read, but {counted} counted and {out} quarantined: {read - counted - out} lost."
+        )
+    counts = {"read": read, "accepted": counted, "quarantined": out}
+    by_day = {label(part): memos[part["event_date"]] for part in parts}
+    views = clicks.Views(rows)
+    quarantine.replace(
+        refused.withColumns({"run_date": F.col("event_date"), "job": F.lit(JOB)}).drop("event_date"),
+        job=JOB,
+        memo={label(part): memos[part["run_date"]] for part in quarantined},
+        counts=counts,
+    )
+    query_days.replace(clicks.query_counts(views, events.texts), job=JOB, memo=by_day, counts=counts)
+    pair_days.replace(clicks.pair_counts(views, clicks.position_curve(views)), job=JOB, memo=by_day, counts=counts)
+    for frame in (kept, rows, refused):
+        frame.unpersist()

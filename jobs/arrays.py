@@ -1,0 +1,87 @@
+"""Tables as arrays, for the jobs that never start Spark: vectors by hash, and where a hash is."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from jobs.errors import DataError
+from jobs.home import Home
+from jobs.plan import Plan
+from jobs.storage import Partition
+from schemas.contract import ContractError
+
+
+class Vectors(NamedTuple):
+    """Vectors in ascending order of their hash."""
+
+    hashes: NDArray[np.int64]
+    """(N,) ascending, distinct."""
+    rows: NDArray[np.float32]
+    """(N, D)."""
+
+    def find(self, hashes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Row of each hash, -1 where there is none."""
+        return find(self.hashes, hashes)
+
+
+def find(ascending: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each wanted value stands in an ascending array, -1 where it does not occur."""
+    if not len(ascending):
+        return np.full(len(wanted), -1, dtype=np.int64)
+    place = np.minimum(np.searchsorted(ascending, wanted), len(ascending) - 1)
+    return np.where(ascending[place] == wanted, place, -1)
+
+
+def matrix(vectors: pa.ChunkedArray) -> NDArray[np.float32]:
+    """A column of equally long lists -> (N, D) float32. Raises ContractError where lengths differ or a value is NaN."""
+    whole = vectors.combine_chunks()
+    flat = whole.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+    width = len(flat) // len(whole) if len(whole) else 0
+    lengths = whole.value_lengths().to_numpy(zero_copy_only=False)
+    if (lengths != width).any() or not np.isfinite(flat).all():
+        raise ContractError("A column of vectors holds NaN or vectors of different widths.")
+    return flat.reshape(len(whole), width)
+
+
+def load_vectors(home: Home, plan: Plan, table: str) -> Vectors:
+    """All vectors of the plan's encoder in an embeddings table."""
+    part: Partition = {"encoder_version": plan.encoder_version}
+    read = home.store.read_arrow(table, part, columns=["text_hash", "embedding"])
+    if not read.num_rows:
+        raise DataError(f"{table} holds no vectors of {plan.encoder_version}: run embed-items and embed-queries first.")
+    hashes = read["text_hash"].to_numpy()
+    order = np.argsort(hashes, kind="stable")
+    return Vectors(hashes[order], matrix(read["embedding"])[order])
+
+
+class Items(NamedTuple):
+    """The catalogue beside its vectors, by ascending item hash."""
+
+    hashes: NDArray[np.int64]
+    """(I,) ascending."""
+    ids: list[str]
+    categories: list[str | None]
+    vectors: NDArray[np.float32]
+    """(I, D)."""
+    texts: list[str]
+
+
+def load_items(home: Home, plan: Plan) -> Items:
+    """Every catalogue item that has a vector."""
+    columns = ["item_id", "item_hash", "category", "text_hash", "text"]
+    catalog = home.store.read_arrow("catalog", columns=columns).sort_by("item_hash")
+    vectors = load_vectors(home, plan, "item_embeddings")
+    rows = vectors.find(catalog["text_hash"].to_numpy())
+    if (rows < 0).any():
+        raise DataError(f"{int((rows < 0).sum())} catalogue items have no vector: run embed-items first.")
+    return Items(
+        catalog["item_hash"].to_numpy(),
+        catalog["item_id"].to_pylist(),
+        catalog["category"].to_pylist(),
+        vectors.rows[rows],
+        catalog["text"].to_pylist(),
+    )

@@ -1,0 +1,38 @@
+"""What embed-items and embed-queries share: encode the missing texts in Spark's Python workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from jobs.home import Home
+from jobs.plan import Plan
+from pipelines.embed import encode_texts, texts_to_encode
+
+
+def embed(home: Home, plan: Plan, table: str, texts: DataFrame, *, job: str) -> None:
+    """Encode every text_hash of `texts` without a vector and add it to the partition of the plan's date."""
+    store, encoder = home.store, home.settings.encoder
+    part = {"encoder_version": plan.encoder_version, "first_seen": plan.date}
+    target = store.target(table, part)
+    known = store.read(home.spark, table, {"encoder_version": plan.encoder_version})
+    missing = texts_to_encode(texts, known).persist(StorageLevel.DISK_ONLY)
+    count = missing.count()
+    if count:
+        name, max_tokens, batch = encoder.name, encoder.max_tokens, encoder.batch
+
+        def encode(batch_of_texts: Sequence[str]) -> pa.Array:
+            from dsirm_models.encoder import load_encoder
+
+            vectors = load_encoder(name, max_tokens=max_tokens, batch_size=batch).encode(batch_of_texts)
+            return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+
+        # Partitions of equal size: encoding is the cost, and the rows left after an anti-join lie anywhere.
+        spread = missing.repartition(max(2, home.spark.sparkContext.defaultParallelism), "text_hash")
+        fresh = encode_texts(spread, encode, encoder_version=plan.encoder_version, first_seen=F.lit(plan.date))
+        target.replace(store.read(home.spark, table, part).unionByName(fresh), job=job, counts={"encoded": count})
+    missing.unpersist()

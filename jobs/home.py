@@ -1,0 +1,77 @@
+"""A home: settings, tables, artifacts, plans and the Spark session of one marketplace."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs.settings import Settings, load_settings
+from jobs.storage import Store
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+DEFAULT_HOME = ".dsirm"
+
+
+class Home:
+    """One marketplace on disk. Tables are in `HOME/tables/NAME`, models in `HOME/artifacts/KIND/VERSION`."""
+
+    def __init__(self, root: Path, *, profile: str | None = None, settings_file: Path | None = None) -> None:
+        self.root = root.expanduser().resolve()
+        self.settings: Settings = load_settings(self.root, profile, settings_file)
+        self.store = Store(self.settings.storage.tables or str(self.root / "tables"))
+
+    @cached_property
+    def spark(self) -> SparkSession:
+        """The session, started when first asked for."""
+        from jobs.session import start_session
+
+        return start_session(self.settings.storage.spark)
+
+    def artifact(self, kind: str, version: str) -> Path:
+        """Where a model version lives."""
+        return self.root / "artifacts" / kind / version
+
+    def scratch(self, kind: str, version: str) -> Path:
+        """Where its checkpoints live while it trains, and its TensorBoard log afterwards."""
+        return self.root / "training" / kind / version
+
+    def plan_file(self, release: str) -> Path:
+        """Where the plan of a release is kept."""
+        return self.root / "plans" / f"{release}.json"
+
+    def user_key(self) -> str:
+        """The key of the pseudonym hash: the setting, else one the home makes for itself and keeps (mode 600)."""
+        if self.settings.privacy.user_key:
+            return self.settings.privacy.user_key
+        path = self.root / "user.key"
+        if not path.exists():
+            self.root.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as handle:
+                handle.write(secrets.token_hex(32))
+        return path.read_text(encoding="ascii")
+
+
+def code_revision() -> str:
+    """Short git revision of this source tree (with `+` where it has changes), or the package's version."""
+    here = Path(__file__).parent
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+        return result.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        from importlib.metadata import version
+
+        return version("dsirm")

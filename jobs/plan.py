@@ -1,0 +1,189 @@
+"""The plan of a release: what belongs together, fixed before the first job writes.
+
+Reads the commit metadata of the imported tables and `releases`; writes one JSON file, which every later task reads, so
+that a log that grows during the night cannot mix two states into one release.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import json
+from pathlib import Path
+from typing import Any
+
+from jobs import releases
+from jobs.errors import DataError
+from jobs.home import Home
+from jobs.storage import label
+from schemas.fingerprint import check_release, digest, release_id, version_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Everything the jobs of one release must agree on."""
+
+    release: str
+    as_of_date: str
+    days: tuple[str, ...]
+    """Days of the lookback window that the log has, oldest first."""
+    fit: bool
+    """Whether the models are trained, or those of the current release used."""
+    encoder_version: str
+    codebook_version: str
+    generator_version: str
+    corpus_memo: str
+    inputs: dict[str, str]
+    """Source partition -> content fingerprint."""
+    parent: str | None
+    """Release that was current when the plan was made: what rows are copied from and churn is measured against."""
+    seen: int
+    """Highest sequence of `releases` at that time."""
+    parent_codebook: str | None
+    parent_generator: str | None
+    config_hash: str
+
+    @property
+    def date(self) -> dt.date:
+        """The as-of date."""
+        return dt.date.fromisoformat(self.as_of_date)
+
+
+def make_plan(home: Home, date: dt.date | None = None, *, refit: bool = False) -> Plan:
+    """Plan the release of a date (default: the last day of the log) and keep it in the home.
+
+    Raises:
+        DataError: no log or catalogue, no event on that date, or an encoder that the current models did not learn with.
+
+    """
+    as_of, days = window(home, date)
+    settings, store = home.settings, home.store
+    inputs = {
+        f"click_log/{mark}": print_
+        for mark, print_ in store.fingerprints("click_log").items()
+        if mark in {label({"event_date": day}) for day in days}
+    }
+    for name in ("catalog", "relevance_labels"):
+        inputs |= {f"{name}/{mark}".rstrip("/"): print_ for mark, print_ in store.fingerprints(name).items()}
+    if "catalog" not in inputs:
+        raise DataError("There is no catalogue yet: run `dsirm import` or `dsirm simulate catalogue` first.")
+    corpus_inputs = {key: print_ for key, print_ in inputs.items() if not key.startswith("relevance_labels")}
+    corpus_memo = digest(
+        {"inputs": corpus_inputs, "settings": settings.corpus.model_dump(mode="json"), "date": str(as_of)}
+    )
+    from dsirm_models.encoder import encoder_version
+
+    encoder = encoder_version(settings.encoder.name, max_tokens=settings.encoder.max_tokens)
+    rows = releases.history(store)
+    serving = releases.current(store)
+    parent = _resumed_parent(home, rows, as_of, inputs) if refit else serving
+    if serving and not refit and serving["encoder_version"] != encoder:
+        raise DataError(
+            f"The current release was made with the encoder {serving['encoder_version']}, the settings ask for "
+            f"{encoder}. Vectors of two encoders do not mix: run `dsirm nightly --refit`, or set the encoder back."
+        )
+    fit = refit or serving is None
+    if fit:
+        learned = {"corpus": corpus_memo, "encoder": encoder}
+        warm = parent if parent and parent["encoder_version"] == encoder else None
+        codebook = version_of(
+            "quantizer",
+            {
+                **learned,
+                "settings": settings.quantizer.model_dump(mode="json"),
+                "parent": warm and warm["codebook_version"],
+            },
+        )
+        generator = version_of(
+            "generator",
+            {
+                **learned,
+                "settings": settings.generator.model_dump(mode="json", exclude={"beams"}),
+                "codebook": codebook,
+                "parent": warm and warm["generator_version"],
+            },
+        )
+    else:
+        assert serving is not None
+        warm = None
+        codebook, generator = serving["codebook_version"], serving["generator_version"]
+    content = {
+        "settings": settings.config_hash(),
+        "encoder": encoder,
+        "codebook": codebook,
+        "generator": generator,
+        "inputs": inputs,
+    }
+    plan = Plan(
+        release=release_id(str(as_of), content),
+        as_of_date=str(as_of),
+        days=tuple(map(str, days)),
+        fit=fit,
+        encoder_version=encoder,
+        codebook_version=codebook,
+        generator_version=generator,
+        corpus_memo=corpus_memo,
+        inputs=inputs,
+        parent=parent["release"] if parent else None,
+        seen=int(rows[-1]["sequence"]) if rows else 0,
+        parent_codebook=warm and warm["codebook_version"],
+        parent_generator=warm and warm["generator_version"],
+        config_hash=settings.config_hash(),
+    )
+    _write(home.plan_file(plan.release), dataclasses.asdict(plan))
+    if refit:
+        _write(_pending(home), {"as_of_date": str(as_of), "inputs": inputs, "parent": plan.parent})
+    return plan
+
+
+def load_plan(home: Home, release: str) -> Plan:
+    """The plan of a release. Raises DataError where none was made or the settings are not those it was made with."""
+    path = home.plan_file(check_release(release))
+    if not path.is_file():
+        raise DataError(f"There is no plan for {release} in {path.parent}: `dsirm plan` makes one.")
+    plan = Plan(**{**(body := json.loads(path.read_text(encoding="utf-8"))), "days": tuple(body["days"])})
+    if plan.config_hash != home.settings.config_hash():
+        raise DataError(
+            f"{release} was planned with other settings ({plan.config_hash}): use the same profile and file."
+        )
+    return plan
+
+
+def finish(home: Home) -> None:
+    """A refit ended: the next `--refit` is a new one, not the same one resumed."""
+    _pending(home).unlink(missing_ok=True)
+
+
+def window(home: Home, date: dt.date | None) -> tuple[dt.date, list[dt.date]]:
+    """The as-of date and the days of its lookback window that the log has."""
+    found = sorted(dt.date.fromisoformat(part["event_date"]) for part in home.store.partitions("click_log"))
+    if not found:
+        raise DataError("There is no click log yet: run `dsirm import` or `dsirm simulate clicks` first.")
+    as_of = date or found[-1]
+    if as_of not in found:
+        raise DataError(f"The click log has no event on {as_of}; it runs from {found[0]} to {found[-1]}.")
+    first = as_of - dt.timedelta(days=home.settings.corpus.window_days - 1)
+    return as_of, [day for day in found if first <= day <= as_of]
+
+
+def _resumed_parent(
+    home: Home, rows: list[releases.Row], as_of: dt.date, inputs: dict[str, str]
+) -> releases.Row | None:
+    """What a refit starts from: the current release, or what a refit of the same inputs that was cut short did."""
+    pending = _pending(home)
+    if pending.is_file():
+        body = json.loads(pending.read_text(encoding="utf-8"))
+        if body["as_of_date"] == str(as_of) and body["inputs"] == inputs:
+            return releases.find(rows, body["parent"]) if body["parent"] else None
+    return releases.current(home.store)
+
+
+def _pending(home: Home) -> Path:
+    return home.root / "plans" / "refit-in-progress.json"
+
+
+def _write(path: Path, body: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".partial")
+    draft.write_text(json.dumps(body, indent=2, sort_keys=True), encoding="utf-8")
+    draft.replace(path)

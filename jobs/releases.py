@@ -1,0 +1,117 @@
+"""The history of releases: what is current, what was rolled back, what is pinned, and the commits that change it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import Any
+
+from jobs.errors import DataError
+from jobs.storage import Store
+
+Row = dict[str, Any]
+
+
+def history(store: Store) -> list[Row]:
+    """Rows of `releases` by sequence."""
+    return sorted(store.read_arrow("releases").to_pylist(), key=lambda row: int(row["sequence"]))
+
+
+def current(store: Store) -> Row | None:
+    """The publishing row of the release that serves now: what the row of the highest sequence names."""
+    rows = history(store)
+    if not rows or rows[-1]["current"] is None:
+        return None
+    return find(rows, rows[-1]["current"])
+
+
+def find(rows: list[Row], release: str) -> Row:
+    """The newest publishing row of a release. Raises DataError for one never published."""
+    for row in reversed(rows):
+        if row["release"] == release and row["state"] == "published":
+            return row
+    known = ", ".join(dict.fromkeys(str(row["release"]) for row in reversed(rows))) or "none yet"
+    raise DataError(f"There is no published release {release}. Published: {known}.")
+
+
+def states(rows: list[Row]) -> dict[str, str]:
+    """Release -> current, standing (published before, still readable) or rolled_back, in order of first publication."""
+    standing: list[str] = []
+    gone: dict[str, None] = {}
+    for row in rows:
+        release = row["release"]
+        if row["state"] == "published":
+            gone.pop(release, None)
+            standing = [*(r for r in standing if r != release), release]
+        elif row["state"] == "rolled_back":
+            kept = standing.index(row["current"]) + 1 if row["current"] in standing else 0
+            gone |= dict.fromkeys(standing[kept:])
+            standing = standing[:kept]
+    serving = rows[-1]["current"] if rows else None
+    order = dict.fromkeys(str(row["release"]) for row in rows)
+    return {r: "rolled_back" if r in gone else "current" if r == serving else "standing" for r in order}
+
+
+def pinned(rows: list[Row]) -> set[str]:
+    """Releases that retention never removes."""
+    return {row["release"] for row in rows if row["state"] == "pinned"}
+
+
+def publish(store: Store, release: Mapping[str, Any], *, seen: int, again: bool = False) -> bool:
+    """Append the row that makes a release current; False where it is current already.
+
+    `seen` is the highest sequence its audit looked at.
+
+    Raises:
+        ConcurrentWrite: a row came after `seen`.
+        DataError: the release was rolled back and `again` is not set.
+
+    """
+    rows = history(store)
+    state = states(rows).get(release["release"])
+    if state == "current":
+        return False
+    if state == "rolled_back" and not again:
+        raise DataError(
+            f"{release['release']} was rolled back, so it is not published again by itself. If it is good after all: "
+            f"dsirm publish-release --release {release['release']} --again"
+        )
+    store.append_release({**release, "sequence": seen + 1, "state": "published", "current": release["release"]})
+    return True
+
+
+def roll_back(store: Store, release: str) -> str | None:
+    """Make an earlier release current again; given the current one, the one before it. Returns what serves now."""
+    rows = history(store)
+    by_state = states(rows)
+    find(rows, release)
+    if by_state[release] == "rolled_back":
+        raise DataError(f"{release} was rolled back already; publish-release --again brings it back.")
+    published = [r["release"] for r in rows if r["state"] == "published" and by_state[r["release"]] != "rolled_back"]
+    standing = list(dict.fromkeys(reversed(published)))[::-1]
+    serving = rows[-1]["current"]
+    target = release
+    if release == serving:
+        before = standing[: standing.index(release)]
+        if not before:
+            raise DataError(f"{release} is the only release: there is nothing to go back to.")
+        target = before[-1]
+    withdrawn = find(rows, serving)
+    store.append_release(
+        {**withdrawn, "sequence": int(rows[-1]["sequence"]) + 1, "state": "rolled_back", "current": target}
+    )
+    return target
+
+
+def pin(store: Store, release: str) -> None:
+    """Keep a release from retention for good."""
+    rows = history(store)
+    row = find(rows, release)
+    store.append_release(
+        {**row, "sequence": int(rows[-1]["sequence"]) + 1, "state": "pinned", "current": rows[-1]["current"]}
+    )
+
+
+def day_end(day: dt.date) -> dt.datetime:
+    """The end of an as-of day, UTC: `event_time` of what was computed for it."""
+    return dt.datetime.combine(day + dt.timedelta(days=1), dt.time(), dt.UTC)

@@ -1,0 +1,123 @@
+"""Train the query-bridged contrastive residual quantizer of the release.
+
+Reads pairs (train and valid splits), queries, catalog, item_embeddings and query_embeddings; never a judgment. Writes
+the quantizer artifact and its code vectors to codebooks, partition codebook_version. A refit starts from the current
+release's codebook, and its codes are aligned to that one. Needs no Spark.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from jobs.arrays import find, load_items, load_vectors
+from jobs.errors import DataError
+from jobs.home import Home
+from jobs.plan import Plan
+from jobs.progress import progress
+
+if TYPE_CHECKING:
+    from dsirm_models.quantizer_model import TrainedQuantizer
+
+JOB = "train-quantizer"
+
+
+def run(home: Home, plan: Plan) -> None:
+    """Train, unless the plan uses existing models or this version is there already."""
+    target = home.store.target("codebooks", {"codebook_version": plan.codebook_version})
+    if not plan.fit or target.is_done(plan.codebook_version):
+        return
+    from dsirm_models.align import align_codes
+    from dsirm_models.assign import assign_codes
+    from dsirm_models.losses import LossWeights
+    from dsirm_models.categories import map_categories
+    from dsirm_models.quantizer_data import PairData
+    from dsirm_models.quantizer_model import QuantizerConfig, TrainedQuantizer
+    from dsirm_models.train_quantizer import train_quantizer
+
+    settings = home.settings.quantizer
+    items, queries = load_items(home, plan), load_vectors(home, plan, "query_embeddings")
+    columns = ["query_id", "item_hash", "weight", "split"]
+    pairs = home.store.read_arrow("pairs", {"as_of_date": plan.date}, columns=columns)
+    split = pairs["split"].to_numpy(zero_copy_only=False)
+    learnable = split != "test"
+    if not (split == "train").any():
+        raise DataError(f"The corpus of {plan.as_of_date} has no training pair: the log holds no click that counts.")
+    old = None
+    if plan.parent_codebook:
+        old = TrainedQuantizer.load(home.artifact("quantizer", plan.parent_codebook))
+    room = settings.codebook_sizes[0] - settings.reserved
+    categories = map_categories(items.categories, room=room, keep=old.meta["categories"] if old else [])
+    code_of = {name: code for code, name in enumerate(categories)}
+    level1 = np.array([code_of.get(name or "", -1) for name in items.categories], dtype=np.int32)
+    data = PairData(
+        query_embeddings=queries.rows,
+        item_embeddings=items.vectors,
+        query_index=queries.find(pairs["query_id"].to_numpy())[learnable].astype(np.int32),
+        item_index=find(items.hashes, pairs["item_hash"].to_numpy())[learnable].astype(np.int32),
+        weight=pairs["weight"].to_numpy()[learnable].astype(np.float32),
+        item_level1=level1,
+        train=(split == "train")[learnable],
+    )
+    config = QuantizerConfig(
+        dim=settings.dim,
+        hidden=settings.hidden,
+        codebook_sizes=settings.codebook_sizes,
+        mapped_categories=len(categories),
+        query_level1=settings.query_level1,
+        temperature=settings.tau,
+        weights=LossWeights(
+            contrastive=settings.contrastive_weight,
+            commitment=settings.commitment_weight,
+            reconstruction=settings.reconstruction_weight,
+        ),
+        batch_size=settings.batch,
+        ema_decay=settings.ema_decay,
+        learning_rate=settings.lr,
+        max_steps=settings.max_steps,
+        seed=settings.seed,
+    )
+    scratch = home.scratch("quantizer", plan.codebook_version)
+    with progress("Training the quantizer", settings.max_steps) as step:
+        model = train_quantizer(
+            data=data,
+            config=config,
+            checkpoint_dir=scratch / "checkpoints",
+            log_dir=scratch / "tensorboard",
+            warm_start=old,
+            meta={
+                "codebook_version": plan.codebook_version,
+                "encoder_version": plan.encoder_version,
+                "categories": categories,
+            },
+            on_step=step,
+        )
+    if old:
+        model = align_codes(old=old, new=model, embeddings=items.vectors, level1=level1)
+    model.save(home.artifact("quantizer", plan.codebook_version))
+    codes = assign_codes(model, items.vectors, level1).codes
+    target.replace(
+        _codebook(plan, model, codes, categories), job=JOB, memo=plan.codebook_version, report=dict(model.report)
+    )
+
+
+def _codebook(plan: Plan, model: TrainedQuantizer, codes: np.ndarray, categories: list[str]) -> pa.Table:
+    parts = []
+    for level, book in enumerate(model.codebooks, start=1):
+        size = len(book)
+        named = [*categories, *[None] * size][:size] if level == 1 else [None] * size
+        parts.append(
+            pa.table(
+                {
+                    "codebook_version": [plan.codebook_version] * size,
+                    "level": [level] * size,
+                    "code": list(range(size)),
+                    "vector": book.tolist(),
+                    "usage": np.bincount(codes[:, level - 1], minlength=size),
+                    "category": pa.array(named, pa.string()),
+                }
+            )
+        )
+    return pa.concat_tables(parts)

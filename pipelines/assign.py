@@ -1,0 +1,63 @@
+"""Catalogue + item vectors -> item SIDs, and the items behind each SID (`assign_item_sids`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+ASSIGNED = "item_id STRING, item_hash BIGINT, codes ARRAY<INT>, sid BIGINT, residual_norm FLOAT, level1_by STRING"
+
+# (vectors (N, D) float32, level-1 codes (N,) int32 with -1 where none is fixed)
+# -> codes (N, L) int32, packed SIDs (N,) int64, residual norms (N,) float32, how the first code was chosen (N,) str
+AssignFunction = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray, "list[str] | np.ndarray"]]
+
+
+def assign_items(
+    catalog: DataFrame, embeddings: DataFrame, categories: Mapping[str, int], assign: AssignFunction
+) -> DataFrame:
+    """item_id, item_hash, codes, sid, residual_norm, level1_by of every item that has a vector.
+
+    `categories` maps a category to its level-1 code; an item of another category, or of none, gets what the codebook's
+    policy for unknown categories says. `assign` holds the codebook and is broadcast with the plan.
+    """
+    with_vectors = catalog.select("item_id", "item_hash", "category", "text_hash").join(
+        embeddings.select("text_hash", "embedding"), "text_hash"
+    )
+
+    def batches(tables: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in tables:
+            vectors = batch.column("embedding")
+            width = len(vectors[0]) if len(vectors) else 0
+            flat = vectors.flatten().to_numpy(zero_copy_only=False)
+            level1 = np.array(
+                [categories.get(name, -1) for name in batch.column("category").to_pylist()], dtype=np.int32
+            )
+            codes, sids, norms, chosen = assign(flat.reshape(len(batch), width), level1)
+            offsets = np.arange(0, codes.size + 1, codes.shape[1], dtype=np.int32)
+            yield pa.RecordBatch.from_arrays(
+                [
+                    batch.column("item_id"),
+                    batch.column("item_hash"),
+                    pa.ListArray.from_arrays(offsets, pa.array(codes.reshape(-1), pa.int32())),
+                    pa.array(sids, pa.int64()),
+                    pa.array(norms, pa.float32()),
+                    pa.array(chosen, pa.string()),
+                ],
+                names=["item_id", "item_hash", "codes", "sid", "residual_norm", "level1_by"],
+            )
+
+    return with_vectors.mapInArrow(batches, ASSIGNED)
+
+
+def items_behind_sids(item_sids: DataFrame, pairs: DataFrame) -> DataFrame:
+    """sid, items, size: the items of each SID, most clicked in the window first, ties by id."""
+    clicks = pairs.groupBy("item_hash").agg(F.sum("clicks").alias("clicks"))
+    ranked = item_sids.join(clicks, "item_hash", "left").select(
+        "sid", F.struct((-F.coalesce("clicks", F.lit(0))).alias("order"), "item_id").alias("item")
+    )
+    grouped = ranked.groupBy("sid").agg(F.sort_array(F.collect_list("item")).alias("ordered"))
+    return grouped.select("sid", F.col("ordered.item_id").alias("items"), F.size("ordered").alias("size"))

@@ -1,0 +1,205 @@
+"""A category for items that come without one: items of one category share their attribute keys and the nouns of titles.
+
+Items become vectors over attribute keys and title words, weighted by rarity. Spherical k-means groups them (many small
+groups); each group is named after the noun phrase its titles share, and groups of one name are one category. That gives
+readable names and categories of unequal size. Learned on a sample, applied to every item. No judgment is read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+# Keys that say how a thing is shipped, measured or certified, not what it is.
+SHIPPING_KEY = re.compile(
+    r"(^|_)(package|pallet|carton|case|weight|width|height|depth|length|dimensions?|temperature|humidity|altitude"
+    r"|certification|certificates?|country|colou?r|warranty|rohs|quantity|customs|harmonized|oem|last_change|launch"
+    r"|status|manual|compliance|sustainability|energy|imperial|shape|material|compatib\w+|brand|purpose|segment)(_|$)"
+)
+SHORT_NOUNS = frozenset("tv ups kvm pdu cd dvd ssd hub pc".split())
+# Words that no category is named after: grammar, colours, units, marketing, materials of a description.
+NOT_NOUNS = frozenset(
+    "with for and the of in to a an on by from pcs piece pieces black white grey gray blue red silver yellow cyan magenta "
+    "green original inch pixels full ultra dpi ppm mbit watt gen high standard series value pro premium professional "
+    "plus super new single type serial capacity equivalent pages sheets year years duplex multimode singlemode snagless "
+    "molded shielded unshielded booted assembled utp sstp stp male female port ports internal external indoor outdoor "
+    "wired wireless bluetooth color colour colours light dark large small medium size format multi purpose dual core "
+    "matt matte gloss glossy windows vista home business basic use low profile lga socket ghz ddr sdram sdr gddr li ion "
+    "lead acid sealed vrla rechargeable alkaline style vertical cat category jacket wall rack mountable compatible "
+    "express pci ata sata usb vga dvi hdmi displayport lan ethernet fast gigabit wi fi lcd led tft hd smart android "
+    "intel xeon nvidia geforce amd radeon core singlepack multipack patchcord cms sm mm am pm line interactive output "
+    "input ceiling flat screen desk mini micro compact portable universal digital mobile pack packs set sets kit kits "
+    "accessory accessories equipment part parts spare component system systems unit units device devices cards "
+    "cleaning rugged retail bulk box boxed oem replacement refurbished direct thermal dot matrix".split()
+)
+GROUPS = 240
+SAMPLE = 30_000
+NEAR = 0.45  # cosine from which two items count as neighbours when the first centres are chosen
+FAR = 0.15  # an item less alike than this to every centre has no category
+TITLE_SHARE = 0.6  # weight of the title's part of a vector beside 1 for the keys' part
+MIN_ITEMS = 5  # a word or key of fewer items tells nothing about groups
+
+
+@dataclass(frozen=True)
+class CategoryModel:
+    """What assigns a category: the vocabulary with its weights, unit centres (K, D) and the name of each centre."""
+
+    vocabulary: dict[str, int]
+    weights: np.ndarray  # (D,) float64: inverse document frequency, title words scaled
+    key_count: int  # the first columns are attribute keys, the others title words
+    centres: np.ndarray  # (K, D) float64
+    names: tuple[str, ...]  # (K,) names may repeat: such groups are one category
+
+
+def title_words(title: str) -> list[str]:
+    """Lower-case words of a title, letters only, that may take part in a category's name."""
+    words = re.findall(r"[a-z]+", title.lower())
+    return [w for w in words if (len(w) > 2 or w in SHORT_NOUNS) and w not in NOT_NOUNS]
+
+
+def _features(keys: Sequence[str], title: str) -> set[str]:
+    told = {f"k:{key}" for key in keys if not SHIPPING_KEY.search(key)}
+    return told | {f"t:{word}" for word in title_words(title)}
+
+
+def _vectors(items: pd.DataFrame, vocabulary: dict[str, int], weights: np.ndarray, key_count: int) -> sp.csr_matrix:
+    rows, columns = [], []
+    for row, (keys, title) in enumerate(zip(items["keys"], items["title"], strict=True)):
+        found = sorted(vocabulary[f] for f in _features(keys, title) if f in vocabulary)
+        rows += [row] * len(found)
+        columns += found
+    values = weights[columns] if columns else np.zeros(0)
+    matrix = sp.csr_matrix((values, (rows, columns)), shape=(len(items), len(vocabulary)))
+    parts = sp.hstack([_unit(matrix[:, :key_count]), TITLE_SHARE * _unit(matrix[:, key_count:])])
+    return _unit(parts.tocsr())
+
+
+def _unit(matrix: sp.csr_matrix) -> sp.csr_matrix:
+    lengths = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
+    lengths[lengths == 0] = 1.0
+    return (sp.diags(1.0 / lengths) @ matrix).tocsr()
+
+
+def _first_centres(vectors: sp.csr_matrix, groups: int) -> list[int]:
+    """Rows to start from: each the one with most neighbours that no earlier one has. Ties go to the lowest row."""
+    sample = np.arange(0, vectors.shape[0], max(1, vectors.shape[0] // 4000))
+    near = (vectors[sample] @ vectors[sample].T).toarray() > NEAR
+    free = np.ones(len(sample), dtype=bool)
+    counts = near.sum(axis=1)
+    chosen: list[int] = []
+    while len(chosen) < groups and free.any():
+        best = int(counts.argmax())
+        if counts[best] < 1:
+            break
+        chosen.append(int(sample[best]))
+        taken = near[best] & free
+        counts = counts - near[:, taken].sum(axis=1)
+        free &= ~taken
+    return chosen
+
+
+def _phrases(title: str, brand_words: set[str]) -> set[str]:
+    """Nouns and pairs of neighbouring nouns of a title; words with digits, brands and stop words break a pair."""
+    found: set[str] = set()
+    before = ""
+    for token in re.findall(r"[a-z]+(?![\w])|\S+", title.lower()):
+        word = token if token.isalpha() and token not in brand_words and title_words(token) == [token] else ""
+        if word:
+            found.add(word)
+            if before:
+                found.add(f"{before} {word}")
+        before = word
+    return found
+
+
+def _name_groups(titles: Sequence[str], groups: np.ndarray, keys: list[list[str]], brand_words: set[str]) -> list[str]:
+    """A name for each group: the phrase most of its titles hold, two words before one, else its most telling key."""
+    phrases = [_phrases(title, brand_words) for title in titles]
+    everywhere = Counter(phrase for found in phrases for phrase in found)
+    names = []
+    for group, told in enumerate(keys):
+        members = np.flatnonzero(groups == group)
+        here = Counter(phrase for member in members for phrase in phrases[member])
+
+        def worth(phrase: str, here: Counter[str] = here, size: int = len(members)) -> float:
+            cover, own = here[phrase] / size, here[phrase] / everywhere[phrase]
+            return cover * (1.0 + 0.8 * phrase.count(" ")) * (0.5 + 0.5 * own)
+
+        best = max(sorted(here), key=worth, default="")
+        if best and here[best] >= max(2, 0.2 * len(members)):
+            names.append(best)
+        else:
+            names.append(f"items with {told[0].replace('_', ' ').strip()}" if told else best or "other")
+    return names
+
+
+def fit_categories(items: pd.DataFrame, groups: int = GROUPS) -> CategoryModel:
+    """Learn categories from a sample of items with columns keys (list of attribute keys), title and brand.
+
+    The result depends on the order of rows: sort them. Raises ValueError for an empty sample.
+    """
+    if items.empty:
+        raise ValueError("There is no item with attributes to learn categories from.")
+    counts = Counter(
+        feature for keys, title in zip(items["keys"], items["title"], strict=True) for feature in _features(keys, title)
+    )
+    brand_words = {w for brand in items["brand"].dropna() for w in re.findall(r"[a-z]+", str(brand).lower())}
+    brand_words -= {"paper", "battery", "cable", "case"}
+    least = min(MIN_ITEMS, max(1, len(items) // 20))
+    kept = sorted(f for f, n in counts.items() if n >= least and not (f[0] == "t" and f[2:] in brand_words))
+    if not kept:
+        raise ValueError("No attribute key or title word is shared by enough items to learn categories from.")
+    vocabulary = {feature: i for i, feature in enumerate(kept)}  # "k:..." sorts before "t:..."
+    weights = np.array([np.log1p(len(items) / counts[feature]) for feature in kept])
+    key_count = sum(feature[0] == "k" for feature in kept)
+    vectors = _vectors(items, vocabulary, weights, key_count)
+    centres = vectors[_first_centres(vectors, groups)].toarray()
+    for _ in range(10):
+        nearest = (vectors @ centres.T).argmax(axis=1)
+        member = sp.csr_matrix((np.ones(len(nearest)), (nearest, np.arange(len(nearest)))), (len(centres), len(nearest)))
+        sums = (member @ vectors).toarray()
+        lengths = np.linalg.norm(sums, axis=1)
+        centres = sums[lengths > 0] / lengths[lengths > 0, None]
+    nearest = (vectors @ centres.T).argmax(axis=1)
+    told = [[kept[c][2:] for c in np.argsort(-row[:key_count], kind="stable")[:3] if row[c] > 0] for row in centres]
+    names = _name_groups(list(items["title"]), nearest, told, brand_words)
+    return CategoryModel(vocabulary, weights, key_count, centres, tuple(names))
+
+
+def assign_categories(model: CategoryModel, items: pd.DataFrame) -> list[str | None]:
+    """Category of each item (columns keys, title); None where it has no attributes or is like no category."""
+    if items.empty:
+        return []
+    likeness = _vectors(items, model.vocabulary, model.weights, model.key_count) @ model.centres.T
+    nearest, best = likeness.argmax(axis=1), likeness.max(axis=1)
+    return [
+        model.names[group] if value >= FAR and len(keys) else None
+        for group, value, keys in zip(nearest, best, items["keys"], strict=True)
+    ]
+
+
+def with_derived_category(items: DataFrame, groups: int = GROUPS) -> DataFrame:
+    """Add `category` to items with item_id, title, brand and `attributes` (map).
+
+    Learns on at most 30,000 items, chosen by a hash of the id, on the driver; assigns in the workers.
+    """
+    keyed = items.select("item_id", "title", "brand", F.sort_array(F.map_keys("attributes")).alias("keys"))
+    sample = keyed.where(F.size("keys") > 0).orderBy(F.xxhash64("item_id"), "item_id").limit(SAMPLE).toPandas()
+    if sample.empty:
+        return items.withColumn("category", F.lit(None).cast("string"))
+    model = fit_categories(sample.sort_values("item_id", kind="stable").reset_index(drop=True), groups)
+
+    def assign(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        for batch in batches:
+            yield pd.DataFrame({"item_id": batch["item_id"], "category": assign_categories(model, batch)})
+
+    found = keyed.mapInPandas(assign, "item_id STRING, category STRING").dropDuplicates(["item_id"])
+    return items.drop("category").join(found, "item_id", "left")

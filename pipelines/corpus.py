@@ -1,0 +1,101 @@
+"""Daily counts summed over the lookback window -> the training corpus (`build_corpus`)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+from pipelines.clicks import SCALE
+
+COUNTS = ("impressions", "clicks", "carts", "purchases", "expected_clicks", "orphan_actions")
+BUCKETS = 1_000_000
+
+
+class Corpus(NamedTuple):
+    """The corpus of one as-of date."""
+
+    pairs: DataFrame
+    queries: DataFrame
+    trimmed: DataFrame
+    """query_id, item_hash: pairs with an action that the cap of their query cut."""
+
+
+def split_of(query_id: Column, *, valid_share: float, test_share: float) -> Column:
+    """train, valid or test by a hash of the query alone, so that a query never changes sides."""
+    bucket = F.pmod(F.xxhash64(query_id, F.lit("split")), F.lit(BUCKETS))
+    return (
+        F.when(bucket < int(test_share * BUCKETS), "test")
+        .when(bucket < int((test_share + valid_share) * BUCKETS), "valid")
+        .otherwise("train")
+    )
+
+
+def band_of_traffic(queries: DataFrame, *, head_share: float, tail_share: float) -> DataFrame:
+    """Traffic -> band, a small frame: the busiest queries that make up `head_share` of all searches are the head, the
+    least busy that make up `tail_share` the tail. Queries of equal traffic share a band.
+    """
+    levels = queries.groupBy("traffic").agg(F.sum("traffic").alias("searches"))
+    # One row per distinct traffic figure: small, so a window without partitions is no hazard.
+    busier = Window.orderBy(F.col("traffic").desc()).rowsBetween(Window.unboundedPreceding, -1)
+    whole = Window.partitionBy()
+    above = F.coalesce(F.sum("searches").over(busier), F.lit(0)) / F.sum("searches").over(whole)
+    band = F.when(above < head_share, "head").when(above >= 1 - tail_share, "tail").otherwise("torso")
+    return levels.select("traffic", band.alias("band"))
+
+
+def build_corpus(
+    pair_days: DataFrame,
+    query_days: DataFrame,
+    catalog: DataFrame,
+    *,
+    as_of_date: Column,
+    max_items_per_query: int,
+    purchase_weight: float,
+    prior_clicks: float,
+    valid_share: float,
+    test_share: float,
+    head_share: float,
+    tail_share: float,
+) -> Corpus:
+    """Sum the window, weigh pairs by clicks over expected clicks, cap queries, split and band.
+
+    Pairs without any action, and items no longer in the catalogue, stay out: they are exposure, not interest.
+    """
+    split = split_of(F.col("query_id"), valid_share=valid_share, test_share=test_share)
+    summed = pair_days.groupBy("query_id", "item_hash").agg(*[F.sum(name).alias(name) for name in COUNTS])
+    acted = summed.where(F.col("clicks") + F.col("carts") + F.col("purchases") > 0)
+    here = acted.join(F.broadcast(catalog.select("item_hash").distinct()), "item_hash", "left_semi")
+    kept, trimmed = _cap(here, max_items_per_query)
+    # Ratios come last: one division of two integers per pair.
+    earned = F.col("clicks") + F.col("purchases") * purchase_weight + prior_clicks
+    weight = earned / (F.col("expected_clicks") / F.lit(SCALE) + prior_clicks)
+    pairs = kept.withColumn("weight", weight).withColumn("split", split).withColumn("as_of_date", as_of_date)
+    traffic = query_days.groupBy("query_id").agg(F.min("query").alias("query"), F.sum("searches").alias("traffic"))
+    bands = band_of_traffic(traffic, head_share=head_share, tail_share=tail_share)
+    queries = (
+        traffic.join(F.broadcast(bands), "traffic").withColumn("split", split).withColumn("as_of_date", as_of_date)
+    )
+    return Corpus(pairs, queries, trimmed)
+
+
+def _cap(pairs: DataFrame, limit: int) -> tuple[DataFrame, DataFrame]:
+    """At most `limit` items a query. Only the few queries above the limit are sorted, never the window."""
+    over = (
+        pairs.groupBy("query_id").count().where(F.col("count") > limit).select("query_id", F.lit(True).alias("_over"))
+    )
+    marked = pairs.join(F.broadcast(over), "query_id", "left")
+    strongest = Window.partitionBy("query_id").orderBy(
+        F.col("purchases").desc(), F.col("clicks").desc(), F.col("carts").desc(), "item_hash"
+    )
+    ranked = marked.where(F.col("_over")).withColumn("_rank", F.row_number().over(strongest))
+    kept = marked.where(F.col("_over").isNull()).drop("_over")
+    capped = ranked.where(F.col("_rank") <= limit).drop("_over", "_rank")
+    return kept.unionByName(capped), ranked.where(F.col("_rank") > limit).select("query_id", "item_hash")
+
+
+def colliding_hashes(rows: DataFrame, key: str, text: str) -> DataFrame:
+    """Hashes that stand for more than one text: empty in practice, checked before anything joins on them."""
+    ends = rows.groupBy(key).agg(F.min(text).alias("a"), F.max(text).alias("b"))
+    return ends.where(F.col("a") != F.col("b"))

@@ -1,0 +1,108 @@
+"""Import of the Icecat catalogue and its judgments as published by the Chorus project (see its README for columns)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from pipelines.categories import GROUPS, with_derived_category
+from pipelines.import_shapes import shape_catalog
+from pipelines.imports import shape_labels
+
+PRODUCTS, JUDGMENTS = "products.tsv.gz", "judgments.tsv.gz"
+PRODUCT_COLUMNS = ("item_id", "title", "brand", "price_cents", "date_released", "product_type", "attributes_json")
+JUDGMENT_COLUMNS = ("query", "item_id", "rating", "agent_1_rating", "agent_2_rating", "agent_3_rating")
+TYPED_KEY = r"^attr_([tnb])_(.+)$"
+
+
+class IcecatFiles(NamedTuple):
+    """The two files as text columns."""
+
+    products: DataFrame
+    judgments: DataFrame
+
+
+class IcecatImport(NamedTuple):
+    """Shaped tables and what was refused (sources `catalog` and `relevance_labels`)."""
+
+    catalog: DataFrame
+    labels: DataFrame
+    refused: DataFrame
+
+
+def read_icecat(spark: SparkSession, directory: str | Path) -> IcecatFiles:
+    """Read products.tsv.gz and judgments.tsv.gz. Raises ValueError naming every missing file and column."""
+    folder = str(directory).rstrip("/")
+    wanted = {PRODUCTS: PRODUCT_COLUMNS, JUDGMENTS: JUDGMENT_COLUMNS}
+    frames, problems = {}, []
+    for name, columns in wanted.items():
+        if "://" not in folder and not Path(folder, name).is_file():
+            problems.append(f"{name} is not there")
+            continue
+        # Fields with quotes or tabs are quoted, and a quote inside is doubled.
+        frame = spark.read.csv(f"{folder}/{name}", sep="\t", header=True, quote='"', escape='"')
+        if missing := [column for column in columns if column not in frame.columns]:
+            problems.append(f"{name} lacks the columns {', '.join(missing)}")
+        # One gzip file is one task: spread what follows.
+        frames[name] = frame.repartition(spark.sparkContext.defaultParallelism)
+    if problems:
+        raise ValueError(f"{folder} is not the Icecat data set: {'; '.join(problems)}.")
+    return IcecatFiles(frames[PRODUCTS], frames[JUDGMENTS])
+
+
+def attributes_from_json(text: Column) -> Column:
+    """`{"attr_t_colour": "Black", "attr_n_size": 3.0}` -> map {colour: Black, size: 3}; empty where it is no object.
+
+    Where a name comes with two types, text wins over number, and number over yes or no.
+    """
+    typed = F.map_entries(F.from_json(text, "map<string,string>"))
+    split = F.transform(
+        typed,
+        lambda e: F.struct(
+            F.translate(F.regexp_extract(e["key"], TYPED_KEY, 1), "tnb", "012").alias("kind"),
+            F.regexp_extract(e["key"], TYPED_KEY, 2).alias("name"),
+            F.regexp_replace(F.trim(e["value"]), r"^(-?\d+)\.0+$", "$1").alias("value"),
+        ),
+    )
+    ordered = F.array_sort(F.filter(split, lambda e: (e["name"] != "") & (e["value"] != "")))
+    names = F.transform(ordered, lambda e: e["name"])
+    first = F.filter(ordered, lambda e, i: F.array_position(names, e["name"]) == i + 1)
+    entries = F.transform(first, lambda e: F.struct(e["name"].alias("key"), e["value"].alias("value")))
+    return F.coalesce(F.map_from_entries(entries), F.create_map().cast("map<string,string>"))
+
+
+def import_icecat(files: IcecatFiles, groups: int = GROUPS) -> IcecatImport:
+    """Catalogue with a derived category, and the judgments as labels of source `people`.
+
+    Raters are `final` (the published rating) and `agent_1` to `agent_3` where given, so one judged row makes up to four
+    labels. A judged item that is not in the catalogue is refused. `groups`: see `pipelines.categories`.
+    """
+    raw = files.products.select(
+        "item_id",
+        "title",
+        "brand",
+        "price_cents",
+        attributes_from_json(F.col("attributes_json")).alias("attributes"),
+        F.col("date_released").alias("updated_at"),
+    )
+    items = shape_catalog(raw)
+    catalog = _with_category(items.rows, groups)
+    raters = [("final", "rating"), *((f"agent_{n}", f"agent_{n}_rating") for n in (1, 2, 3))]
+    given = F.filter(
+        F.array(*[F.struct(F.lit(rater).alias("rater"), F.col(c).alias("grade")) for rater, c in raters]),
+        lambda g: (g["rater"] == "final") | (F.trim(g["grade"]) != ""),
+    )
+    judged = files.judgments.select("query", "item_id", F.explode(given).alias("g")).select("query", "item_id", "g.*")
+    labels = shape_labels(judged, known_items=items.rows)
+    return IcecatImport(catalog, labels.rows, items.refused.unionByName(labels.refused))
+
+
+def _with_category(catalog: DataFrame, groups: int) -> DataFrame:
+    """The shaped catalogue again, with a category in its own column, its path and its text."""
+    named = with_derived_category(catalog, groups)
+    return shape_catalog(named.drop("category_path", "text", "text_hash", "item_hash")).rows
+
+
