@@ -1,7 +1,7 @@
 """After a warm-started refit: number the new codes so that a code keeps its meaning, and measure what still moved.
 
-Level by level, a Hungarian assignment (scipy) gives each new code the number of the old code it overlaps most on a sample of
-items. From level 2 on only items whose prefix above stayed count first, because only their SIDs can stay.
+Level by level, a Hungarian assignment (scipy) gives each new code the number of the old code it overlaps most on a
+sample of items. From level 2 on only items whose prefix above stayed count first, because only their SIDs can stay.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ def align_codes(
 
     Raises:
         ValueError: other codebook sizes or another category map: then nothing can keep its meaning.
+
     """
     before, after = old.config, new.config
     if (before.codebook_sizes, before.mapped) != (after.codebook_sizes, after.mapped):

@@ -1,9 +1,10 @@
 """Codes for any number of embeddings, the same for every row order, batch split and number of threads.
 
-A matrix product rounds differently with the shape of its batch, so near-ties would flip between runs. Here every code is
-what float64 arithmetic on the float32 weights says: the projection runs in float64, the search for the nearest code in
-float32 with a bound on its rounding error (float64 where that leaves two codes too close), and a row that stays undecided
-at any level is decided again wholly in float64, alone, in an order of operations that no other row can change.
+A matrix product rounds differently with the shape of its batch, so near-ties would flip between runs. Here every code
+is what float64 arithmetic on the float32 weights says: the projection runs in float64, the search for the nearest code
+in float32 with a bound on its rounding error (float64 where that leaves two codes too close), and a row that stays
+undecided at any level is decided again wholly in float64, alone, in an order of operations that no other row can
+change.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dsirm_models.quantizer import ANY, UNKNOWN, ResidualQuantizer
+from dsirm_models.quantizer import ANY, UNKNOWN, ResidualQuantizer, lowest
 from dsirm_models.quantizer_model import TrainedQuantizer
 from dsirm_models.towers import SMALLEST_NORM, ProjectionEncoder
 from schemas.sids import BITS
@@ -54,14 +55,15 @@ def assign_codes(
     Args:
         model: the trained quantizer; the bulk of the work runs on its device.
         embeddings: (N, D) float32 of the frozen encoder.
-        level1: (N,) a mapped category's level-1 code, or -1 where there is none. None = -1 everywhere. Ignored by a model
-            trained without the category level. A row of -1 takes the nearest reserved code as an item (nearest of all if no
-            codes are reserved), and the nearest of all as a query, whose category nobody looked at.
+        level1: (N,) a mapped category's level-1 code, or -1 where there is none. None = -1 everywhere. Ignored by a
+            model trained without the category level. A row of -1 takes the nearest reserved code as an item (nearest of
+            all if no codes are reserved), and the nearest of all as a query, whose category nobody looked at.
         tower: "item" or "query".
         chunk_rows: rows at once; bounds memory, cannot change a result.
 
     Raises:
         ValueError: another width or type of embeddings, NaN or infinite values, a level-1 code outside the map.
+
     """
     quantizer = model.model.quantizer
     if tower not in ("item", "query"):
@@ -94,15 +96,15 @@ def assign_codes(
 def _check(model: TrainedQuantizer, embeddings: NDArray[np.float32], level1: NDArray[np.int32] | None) -> None:
     if embeddings.ndim != 2 or embeddings.shape[1] != model.in_dim:
         raise ValueError(
-            f"This quantizer was trained on embeddings of width {model.in_dim}, not on an array of shape {embeddings.shape}: "
-            "they come from another encoder."
+            f"This quantizer was trained on embeddings of width {model.in_dim}, not on an array of shape "
+            f"{embeddings.shape}: they come from another encoder."
         )
     if embeddings.dtype != np.float32:
         raise ValueError(f"Embeddings are float32, not {embeddings.dtype}.")
     if level1 is not None:
         if level1.shape != (len(embeddings),):
             raise ValueError(f"level1 needs one entry for each of {len(embeddings)} rows, its shape is {level1.shape}.")
-        if model.config.mapped and len(level1) and not (-1 <= level1.min() and level1.max() < model.config.mapped):
+        if model.config.mapped and len(level1) and (level1.min() < -1 or level1.max() >= model.config.mapped):
             raise ValueError(
                 f"level1 runs from {level1.min()} to {level1.max()}, but the quantizer maps categories 0.."
                 f"{model.config.mapped - 1} (-1 = none): these categories are of another codebook version."
@@ -110,7 +112,7 @@ def _check(model: TrainedQuantizer, embeddings: NDArray[np.float32], level1: NDA
 
 
 class _Search:
-    """Everything about one tower and the codebooks that the rows share, in float32, float64 and as exact numpy arrays."""
+    """One tower and the codebooks as all rows share them: float64 tensors, and numpy arrays for the last resort."""
 
     def __init__(self, *, tower: ProjectionEncoder, quantizer: ResidualQuantizer, kind: int) -> None:
         self.tower = copy.deepcopy(tower).double()
@@ -178,15 +180,12 @@ class _Search:
         scores = torch.addmm(
             self.biases[level].to(dtype), residual.to(dtype), self.books[level].to(dtype).T, alpha=-1.0
         )
-        if scores.device.type == "cpu":
-            found = torch.from_numpy(scores.numpy().argmin(axis=1))  # far faster than torch's, ties alike
-        else:
-            found = scores.argmin(dim=1)
+        found = lowest(scores)
         chosen = found.unsqueeze(1)
         best = scores.gather(1, chosen).squeeze(1)
         second = scores.scatter_(1, chosen, torch.inf).amin(dim=1)
-        # Each score is a dot product of `dim` terms and an addition: Cauchy-Schwarz times the terms' roundings. Two scores
-        # are compared, and both shift with what the float64 projection may be off.
+        # Each score is a dot product of `dim` terms and an addition: Cauchy-Schwarz times the terms' roundings. Two
+        # scores are compared, and both shift with what the float64 projection may be off.
         longest = self.longest[level]
         unit = (residual.shape[1] + 8) * (_ROUND32 if dtype == torch.float32 else _ROUND64)
         bound = 2.0 * (unit * (residual.norm(dim=1) * longest + 0.5 * longest**2) + drift * longest)

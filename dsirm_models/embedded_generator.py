@@ -4,8 +4,8 @@
     z_l = block_l(h * (1 + gate_l(e)) + e),           e = sum over j < l of E_j[c_j]
     p(c_l | q, c_<l) = softmax(V_l norm(z_l) + b_l)
 
-It plays the part of the papers' fine-tuned LLM (DSIRM, query side) where none can be had: a few MB, no download, trained
-in about two minutes on one core. The query is read once; going a level deeper costs one block per beam.
+It plays the part of the papers' fine-tuned LLM (DSIRM, query side) where none can be had: a few MB, no download,
+trained in about two minutes on one core. The query is read once; going a level deeper costs one block per beam.
 """
 
 from __future__ import annotations
@@ -115,12 +115,12 @@ class EmbeddedGenerator(nn.Module):
         return logits
 
     def log_likelihood(self, queries: Tensor, targets: Tensor, index: SidIndex | None) -> Tensor:
-        """log p(c_l | q, c_<l) of given SIDs, differentiable.
+        """Log p(c_l | q, c_<l) of given SIDs, differentiable.
 
         Args:
             queries: (B, D).
             targets: (B, M, L) codes; every SID exists in `index`.
-            index: the softmax is over the valid children of each prefix, as in decoding; None: over all codes of a level.
+            index: the softmax is over the valid children of each prefix, as in decoding; None: over all codes.
 
         Returns:
             (B, M, L)
@@ -195,6 +195,6 @@ class _Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = self.dropout(functional.gelu(self.grow(self.norm(x))))
+        inner = functional.gelu(self.grow(self.norm(x)))
         out: Tensor = x + self.dropout(self.shrink(inner))
         return out

@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from dsirm_models.sid_index import SidIndex
 from schemas.sids import BITS, LEVELS, MAX_CODE, shift_for
 
 
@@ -176,3 +178,15 @@ def _targets(query: NDArray[np.int64], sids: NDArray[np.int64], weight: NDArray[
 def _unpack(sids: NDArray[np.int64]) -> NDArray[np.int64]:
     """Packed (P,) -> codes (P, L)."""
     return np.stack([sids >> shift_for(depth) & MAX_CODE for depth in range(1, LEVELS + 1)], axis=-1)
+
+
+def check_index(index: SidIndex, sids: NDArray[np.int64], codebook_sizes: tuple[int, ...]) -> None:
+    """Refuse to train over the valid children of an index that lacks a pair's SID: its likelihood would be zero.
+
+    Raises:
+        ValueError: a SID of the pairs (N,) is missing from the index, or the index needs larger codebooks.
+    """
+    index.check_codebook_sizes(codebook_sizes)
+    missing = int((~index.contains(torch.from_numpy(sids).to(index.device))).sum())
+    if missing:
+        raise ValueError(f"{missing} of {len(sids)} pairs have a SID that the index does not hold: it is not theirs.")

@@ -120,7 +120,8 @@ def fit(
     matrices = [parameter for parameter in trained.values() if parameter.ndim >= 2]
     vectors = [parameter for parameter in trained.values() if parameter.ndim < 2]
     groups = [{"params": matrices, "weight_decay": plan.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW([group for group in groups if group["params"]], plan.learning_rate, betas=(0.9, 0.98))
+    groups = [group for group in groups if group["params"]]
+    optimizer = torch.optim.AdamW(groups, plan.learning_rate, betas=(0.9, 0.98), fused=True)
     best: dict[str, Tensor] = {}
     evaluations: list[Evaluation] = []
     done = best_step = 0

@@ -1,7 +1,7 @@
 """k-means (faiss): where the codebooks start, and two baselines of the papers' comparison made of nothing else.
 
-Single-threaded and seeded, so the same points give the same centroids. Points are never fewer than asked for: where there
-are fewer points than codes, points repeat, and repeated codes starve and restart in training.
+Single-threaded and seeded, so the same points give the same centroids. Points are never fewer than asked for: where
+there are fewer points than codes, points repeat, and repeated codes starve and restart in training.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ def kmeans(points: Floats, size: int, *, seed: int, iterations: int = 10) -> Flo
 
     Raises:
         ValueError: no points, or points that are not finite.
+
     """
     if len(points) == 0 or not np.isfinite(points).all():
         raise ValueError("k-means needs at least one point, and only finite ones.")
@@ -53,7 +54,7 @@ def residual_kmeans(points: Floats, sizes: Sequence[int], *, seed: int, iteratio
 
 
 def hierarchical_kmeans(points: Floats, sizes: Sequence[int], *, seed: int, iterations: int = 10) -> NDArray[np.int32]:
-    """Baseline (the ids of DSI): codes (N, L) of points (N, D), every cluster of a level clustered on its own at the next."""
+    """Baseline (the ids of DSI): codes (N, L) of points (N, D), each cluster clustered on its own at the next level."""
     codes = np.zeros((len(points), len(sizes)), dtype=np.int32)
     groups = [np.arange(len(points))] if len(points) else []
     for level, size in enumerate(sizes):
@@ -79,9 +80,10 @@ def start_codebooks(
 ) -> None:
     """Initialise `quantizer` level by level on the latents it will see.
 
-    Mapped level-1 codes become the mean of their members; one without any gets the mean of all and stays out of reach of
-    nearest-code search until a member comes. Codes reserved for other categories are the k-means of the rows marked UNKNOWN
-    (of all rows if there are none); without a map, level 1 is the k-means of all rows. Levels 2.. follow on residuals.
+    Mapped level-1 codes become the mean of their members; one without any gets the mean of all and stays out of reach
+    of nearest-code search until a member comes. Codes reserved for other categories are the k-means of the rows marked
+    UNKNOWN (of all rows if there are none); without a map, level 1 is the k-means of all rows. Levels 2.. follow on
+    residuals.
 
     Args:
         quantizer: changed in place, on whatever device it is.
@@ -89,6 +91,7 @@ def start_codebooks(
         level1: (N,) int64 as in `ResidualQuantizer.forward`, or None.
         seed: level l uses seed + l.
         iterations: of Lloyd's algorithm per level.
+
     """
     device = latents.device
     points = latents.float().cpu()

@@ -1,7 +1,7 @@
-"""The three parts of the objective as plain arithmetic on tensors: symmetric InfoNCE, reconstruction, and their weights.
+"""The objective as plain arithmetic on tensors: symmetric InfoNCE, reconstruction, and the weights of all parts.
 
-Commitment comes from the quantizer itself. DSIRM: L = 1.0 InfoNCE + 1.0 commitment + 0.1 reconstruction, InfoNCE on quantized
-vectors with tau 0.07; CQ-SID: 0.001 / 1.0 / 1.0 on encoder vectors with tau 0.1.
+Commitment comes from the quantizer itself. DSIRM: L = 1.0 InfoNCE + 1.0 commitment + 0.1 reconstruction, InfoNCE on
+quantized vectors with tau 0.07; CQ-SID: 0.001 / 1.0 / 1.0 on encoder vectors with tau 0.1.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ class LossWeights:
 
     Raises:
         ValueError: a negative or non-finite weight, or nothing to learn from (contrastive and reconstruction both 0).
+
     """
 
     contrastive: float = 1.0
@@ -52,13 +53,16 @@ def info_nce(
     except where both rows are of the same query or of the same item: those are not negatives but the same thing twice.
 
     Args:
-        query: (B, D). item: (B, D). Cosine is used, so lengths do not matter.
+        query: (B, D); cosine is used, so lengths do not matter.
+        item: (B, D).
         temperature: tau.
-        query_id: (B,) integers, equal for the same query. item_id: (B,) integers, equal for the same item.
+        query_id: (B,) integers, equal for the same query.
+        item_id: (B,) integers, equal for the same item.
         weight: (B,) at least 0, how much each pair counts as an anchor. 0 leaves the row out as an anchor only.
 
     Returns:
         () weighted mean over rows; 0 if all weights are 0.
+
     """
     logits = F.normalize(query, dim=1) @ F.normalize(item, dim=1).T / temperature
     same = duplicates(query_id=query_id, item_id=item_id)

@@ -1,8 +1,9 @@
 """The shared residual quantizer: vectors -> one code a level, codebooks kept by exponential moving averages.
 
-DSIRM (arXiv 2606.04374) sends both towers through one hierarchical residual quantizer whose level 1 is fixed by the category;
-CQ-SID (arXiv 2605.14434) uses the same with other sizes. Unknown in the papers and chosen here: EMA of counts and sums
-(not of batch means), restart of a code from the batch's own residuals, squared distances summed over dimensions.
+DSIRM (arXiv 2606.04374) sends both towers through one hierarchical residual quantizer whose level 1 is fixed by the
+category; CQ-SID (arXiv 2605.14434) uses the same with other sizes. Unknown in the papers and chosen here: EMA of counts
+and sums (not of batch means), restart of a code from the batch's own residuals, squared distances summed over
+dimensions.
 """
 
 from __future__ import annotations
@@ -44,10 +45,11 @@ class ResidualQuantizer(nn.Module):
         reserve: rows marked `UNKNOWN` choose only among the codes `mapped..K1-1` where there are any; else among all.
         ema_decay: weight of the past in counts and sums at every training step.
         restart_after: training steps without a use after which a code restarts from the batch; 0 never restarts.
-        eps: a code whose EMA count is at most this keeps its vector (it would divide by nothing).
+        eps: least EMA count that a sum is divided by.
 
     Raises:
         ValueError: on sizes, decay or `mapped` out of range.
+
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class ResidualQuantizer(nn.Module):
 
         Raises:
             ValueError: on another number of levels, another shape, or values that are not finite.
+
         """
         shapes = [tuple(book.shape) for book in codebooks]
         wanted = [(size, self.dim) for size in self.codebook_sizes]
@@ -128,10 +131,12 @@ class ResidualQuantizer(nn.Module):
 
         Args:
             x: (B, D) float.
-            level1: (B,) int64: a level-1 code where it is fixed, `UNKNOWN` (-1) or `ANY` (-2) where not. None = all `ANY`.
+            level1: (B,) int64: a level-1 code where it is fixed, `UNKNOWN` (-1) or `ANY` (-2) where not. None = all
+                `ANY`.
 
         Raises:
             ValueError: x of another width. RuntimeError: codebooks never initialised.
+
         """
         self._check(x)
         plain = torch.zeros_like(x)
@@ -145,9 +150,10 @@ class ResidualQuantizer(nn.Module):
                 if self.training:
                     free = level1 < 0 if level == 0 and level1 is not None and self.mapped else None
                     self._learn(level, residual, found, free)
-                # The plain vector, not the straight-through one: that would cut deeper levels off from the gradient.
-                residual = x.detach() - plain
-            commitment = commitment + (x - plain).square().sum() / max(len(x), 1)
+            # The plain vector, not the straight-through one: that would cut deeper levels off from the gradient.
+            left = x - plain
+            commitment = commitment + left.square().sum() / max(len(x), 1)
+            residual = left.detach()
             codes.append(found)
         return QuantizerOutput(
             codes=torch.stack(codes, dim=1),
@@ -158,7 +164,7 @@ class ResidualQuantizer(nn.Module):
         )
 
     def first_codes(self, x: Tensor, level1: Tensor | None) -> Tensor:
-        """(B,) int64 codes of level 1 for (B, D) vectors: fixed, nearest reserved or nearest of all, as `level1` asks."""
+        """(B,) int64 codes of level 1 for (B, D) vectors: fixed, nearest reserved or of all, as `level1` asks."""
         book = self.codebooks[0]
         if level1 is None:
             return nearest(x, book, allowed=self.reachable)
@@ -197,17 +203,18 @@ class ResidualQuantizer(nn.Module):
 
     @torch.no_grad()
     def _learn(self, level: int, residual: Tensor, codes: Tensor, free: Tensor | None) -> None:
-        """One EMA step of a level, then restart of codes unused for too long. free: (B,) rows whose code was not fixed."""
+        """One EMA step of a level, then restart of unused codes. free: (B,) True where the code was not fixed."""
         book, total = self.get_buffer(f"codebook_{level}"), self.get_buffer(f"ema_sum_{level}")
         count, unused = self.get_buffer(f"ema_count_{level}"), self.get_buffer(f"unused_{level}")
         uses = torch.zeros_like(count).index_add_(0, codes, torch.ones_like(residual[:, 0]))
         sums = torch.zeros_like(total).index_add_(0, codes, residual)
         count.lerp_(uses, 1.0 - self.ema_decay)
         total.lerp_(sums, 1.0 - self.ema_decay)
-        # Sum and count of an unused code fade together, so their quotient stays; below eps it would become 0 / 0.
-        mean = total / count.clamp_min(self.eps).unsqueeze(1)
-        book.copy_(torch.where((count > self.eps).unsqueeze(1), mean, book))
         used = uses > 0
+        # Sum and count of an unused code fade together: their quotient means the same until it becomes 0 / 0, so it is
+        # not taken, and a code that nobody uses keeps its vector to the bit.
+        mean = total / count.clamp_min(self.eps).unsqueeze(1)
+        book.copy_(torch.where(used.unsqueeze(1), mean, book))
         unused.add_(1).masked_fill_(used, 0)
         if level == 0:
             self.reachable.logical_or_(used)
@@ -245,13 +252,20 @@ def nearest(x: Tensor, book: Tensor, *, allowed: Tensor | None = None) -> Tensor
     """(B,) int64 index of the nearest of K code vectors to each row of x; equal distances give the lowest index.
 
     Args:
-        x: (B, D). book: (K, D). allowed: (K,) bool, False for codes nobody may choose.
+        x: (B, D) vectors.
+        book: (K, D) code vectors.
+        allowed: (K,) bool, False for codes nobody may choose.
+
     """
     # |x - c|^2 / 2 without |x|^2 / 2, which is the same for all codes of a row.
     bias = book.square().sum(dim=1) * 0.5
     if allowed is not None:
         bias = bias.masked_fill(~allowed, torch.inf)
-    scores = torch.addmm(bias, x, book.T, alpha=-1.0)
+    return lowest(torch.addmm(bias, x, book.T, alpha=-1.0))
+
+
+def lowest(scores: Tensor) -> Tensor:
+    """(B,) int64 position of the lowest of (B, K) scores; of equal ones the first."""
     if scores.device.type == "cpu":
         # numpy's argmin is vectorised along rows, torch's is not: 13 times as fast at 1024 x 512, ties alike.
         return torch.from_numpy(scores.numpy().argmin(axis=1))

@@ -1,7 +1,7 @@
 """Checkpoints of a quantizer run: model with EMA state, optimiser and the best state so far, as safetensors + JSON.
 
-Each is an artifact directory `step-<n>` of its own, complete before the one before it is deleted, so a run killed at any
-moment finds the newest complete one.
+Each is an artifact directory `step-<n>` of its own, complete before the one before it is deleted, so a run killed at
+any moment finds the newest complete one.
 """
 
 from __future__ import annotations

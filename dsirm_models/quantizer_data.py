@@ -80,7 +80,9 @@ def check_data(data: PairData, config: QuantizerConfig) -> None:
             problems.append(f"{name} runs from {index.min()} to {index.max()}, allowed is {least}..{size - 1}")
     if not (np.isfinite(data.weight).all() and (data.weight > 0).all()):
         problems.append("weight must be finite and above 0")
-    if not data.train.any():
+    if data.train.dtype != np.bool_:
+        problems.append(f"train must be bool, not {data.train.dtype}")
+    elif not data.train.any():
         problems.append("no pair is marked for training")
     if problems:
         raise ValueError("The quantizer cannot be trained on this data: " + "; ".join(problems) + ".")
@@ -126,9 +128,9 @@ class Resident:
 def batch_order(data: PairData, config: QuantizerConfig, *, start: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
     """(step, pair positions (B,)) for steps start..max_steps-1, a pure function of data, seed and step.
 
-    Every epoch is a fresh permutation of the training pairs, or with `pair_weights="sample"` as many draws with replacement
-    in proportion to the weights; what does not fill a batch is left out until the next epoch. Fewer pairs than a batch make
-    a batch of all of them.
+    Every epoch is a fresh permutation of the training pairs, or with `pair_weights="sample"` as many draws with
+    replacement in proportion to the weights; what does not fill a batch is left out until the next epoch. Fewer pairs
+    than a batch make a batch of all of them.
     """
     pairs = np.flatnonzero(data.train)
     size = min(config.batch_size, len(pairs))

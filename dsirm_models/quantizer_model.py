@@ -1,8 +1,8 @@
 """What a quantizer is made of and how it is stored: settings, modules, and the trained artifact.
 
-One configuration serves both papers (see `shared` table "How the two quantizers differ"): DSIRM is the default, CQ-SID differs
-in sizes, weights, temperature and `contrast_on="encoder"`; a plain RQ-VAE (TIGER) is contrastive 0, `use_queries=False`,
-`category_level1=False`.
+One configuration serves both papers (DSIRM arXiv 2606.04374, CQ-SID arXiv 2605.14434): DSIRM is the default, CQ-SID
+differs in sizes, weights, temperature and `contrast_on="encoder"`; a plain RQ-VAE (TIGER) is contrastive 0,
+`use_queries=False`, `category_level1=False`.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class QuantizerConfig:
 
     Raises:
         ValueError: naming every impossible setting at once.
+
     """
 
     dim: int = 64
@@ -64,7 +65,7 @@ class QuantizerConfig:
     category_level1: bool = True
     """False ignores all categories (ablation): level 1 is quantized freely."""
     reserve_level1: bool = True
-    """Rows without a mapped category take only unmapped codes where there are any; False lets them take the nearest of all."""
+    """Rows without a mapped category take only unmapped codes, if there are any; False: the nearest of all."""
     query_level1: str = "pair"
     """Level 1 of a query in training: its paired item's ("pair") or the nearest of all codes ("nearest")."""
     contrast_on: str = "quantized"
@@ -170,7 +171,7 @@ class QuantizerModel(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedQuantizer:
-    """A quantizer ready to assign codes: modules in evaluation mode, the settings that made them, and what was measured."""
+    """A quantizer ready to assign codes: modules in evaluation mode, their settings, and what was measured."""
 
     model: QuantizerModel
     config: QuantizerConfig
@@ -219,6 +220,7 @@ class TrainedQuantizer:
 
         Raises:
             ArtifactError: missing, half-written, altered, of another kind or shape, or holding NaN or infinite values.
+
         """
         tensors, stored = read_artifact(directory, kind=KIND)
         config = QuantizerConfig.from_dict(stored["settings"])

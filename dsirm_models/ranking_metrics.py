@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
+Counts = NDArray[np.uint16]
 
 # Floats in one temporary of the weighted AUC: 8 MB, near a cache's size, at least one draw.
 _CHUNK = 1 << 20
@@ -121,16 +122,15 @@ def _dcg(scores: Floats, gains: Floats, query: Ints, groups: int, k: int) -> Flo
     summed = np.cumsum(discounts)
     start, end = _tie_runs(scores[order], sorted_query)
     share = (summed[end - first] - summed[start - first]) / (end - start)
-    dcg: Floats = np.bincount(sorted_query, weights=gains[order] * share, minlength=groups)
-    return dcg
+    return np.bincount(sorted_query, weights=gains[order] * share, minlength=groups).astype(np.float64)
 
 
 class Resamples(NamedTuple):
     """Draws with replacement, as counts: how often each query and each seed was drawn."""
 
-    queries: NDArray[np.float64]
-    """(B, Q): each row sums to Q."""
-    seeds: NDArray[np.float64]
+    queries: Counts
+    """(B, Q): each row sums to Q. Small numbers: 10,000 draws of 10,000 queries take 200 MB."""
+    seeds: Counts
     """(B, S): each row sums to S."""
 
 
@@ -141,10 +141,10 @@ def draw_resamples(*, queries: int, seeds: int, draws: int, seed: int) -> Resamp
     generator = np.random.default_rng(seed)
     query_counts = generator.multinomial(queries, np.full(queries, 1 / queries), size=draws)
     seed_counts = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws)
-    return Resamples(query_counts.astype(np.float64), seed_counts.astype(np.float64))
+    return Resamples(query_counts.astype(np.uint16), seed_counts.astype(np.uint16))
 
 
-def resampled_auc(scores: Floats, relevant: Flags, query: Ints, query_counts: Floats) -> Floats:
+def resampled_auc(scores: Floats, relevant: Flags, query: Ints, query_counts: Counts) -> Floats:
     """Pooled AUC of each draw, (B,), every row counted as often as its query was drawn; NaN where a class is not drawn.
 
     Sorted once: a draw then costs one pass over the rows. Equal to `auc` of the repeated rows.
@@ -161,13 +161,27 @@ def resampled_auc(scores: Floats, relevant: Flags, query: Ints, query_counts: Fl
         return out
     step = max(1, _CHUNK // len(order))
     for at in range(0, len(out), step):
-        counts = query_counts[at : at + step]
+        counts = query_counts[at : at + step].astype(np.float64)
         summed = np.zeros((len(counts), len(negative_query) + 1))
         np.cumsum(counts[:, negative_query], axis=1, out=summed[:, 1:])
         positive = counts[:, positive_query]
         wins = np.einsum("bp,bp->b", positive, summed[:, below] + summed[:, upto]) / 2
         comparisons = positive.sum(axis=1) * summed[:, -1]
         out[at : at + step] = ratio(wins, comparisons)
+    return out
+
+
+def resampled_ratio(above: Floats, below: Floats, query_counts: Counts) -> Floats:
+    """A ratio of two sums over queries, `above (Q,)` and `below (Q,)`, under each draw: (B,), NaN where below sums to 0.
+
+    A mean over some queries is such a ratio, with 1 below for these queries and 0 for the others.
+    """
+    both = np.stack([above, below], axis=1).astype(np.float64)
+    out = np.empty(len(query_counts))
+    step = max(1, _CHUNK // len(both))
+    for at in range(0, len(out), step):
+        sums = query_counts[at : at + step].astype(np.float64) @ both
+        out[at : at + step] = ratio(sums[:, 0], sums[:, 1])
     return out
 
 
@@ -179,7 +193,7 @@ class Interval(NamedTuple):
     high: float
 
 
-def paired_interval(observed: ArrayLike, resampled: Floats, seed_counts: Floats, *, level: float = 0.95) -> Interval:
+def paired_interval(observed: ArrayLike, resampled: Floats, seed_counts: Counts, *, level: float = 0.95) -> Interval:
     """Difference of two rankers over seeds, with the interval over queries and seeds together.
 
     Args:
@@ -191,6 +205,7 @@ def paired_interval(observed: ArrayLike, resampled: Floats, seed_counts: Floats,
     Draws for which a seed's difference is not defined are left out; all of them undefined gives NaN bounds.
 
     """
+    # A seed that was not drawn must not count even where its difference is NaN.
     weighted = np.where(seed_counts.T > 0, seed_counts.T * resampled, 0.0).sum(axis=0) / seed_counts.sum(axis=1)
     weighted = weighted[np.isfinite(weighted)]
     difference = float(np.mean(np.asarray(observed, dtype=np.float64)))

@@ -1,4 +1,4 @@
-"""How good a set of semantic IDs is, exactly and without a model: use of the codes, sizes of the buckets, agreement of pairs."""
+"""How good a set of semantic IDs is, exactly and without a model: use of codes, bucket sizes, agreement of pairs."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ def quality(codes: Ints, codebook_sizes: Sequence[int]) -> SidQuality:
 
     Raises:
         ValueError: another number of levels, or a code outside its codebook.
+
     """
     _check(codes, codebook_sizes)
     packed = np.sort(pack_rows(codes))
@@ -86,6 +87,7 @@ def pair_agreement(left: Ints, right: Ints, weight: NDArray[np.floating] | None 
 
     Raises:
         ValueError: different shapes, or no pairs.
+
     """
     if left.shape != right.shape or left.ndim != 2 or len(left) == 0:
         raise ValueError(f"Agreement needs two equal, non-empty (N, L) arrays, not {left.shape} and {right.shape}.")
@@ -108,7 +110,7 @@ def _check(codes: Ints, codebook_sizes: Sequence[int]) -> None:
         raise ValueError(f"SIDs have {LEVELS} levels, not codes {codes.shape} with {len(codebook_sizes)} sizes.")
     for level, size in enumerate(codebook_sizes):
         column = codes[:, level]
-        if len(column) and not (0 <= column.min() and column.max() < size):
+        if len(column) and (column.min() < 0 or column.max() >= size):
             raise ValueError(f"Level {level + 1} holds codes {column.min()}..{column.max()} of only {size}.")
 
 

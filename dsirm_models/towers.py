@@ -1,9 +1,9 @@
 """The learnable parts around the quantizer: two projection encoders into one latent space, and one decoder back.
 
-DSIRM (arXiv 2606.04374) keeps the dual encoder frozen and learns projections of its embeddings. Widths are not stated there.
-Chosen here: one hidden layer, unit-length latents (InfoNCE is blind to lengths, so codes need not spend on them; it also
-bounds the commitment), both towers started from the same weights because their inputs share the frozen encoder's space,
-and a single decoder for both for the same reason.
+DSIRM (arXiv 2606.04374) keeps the dual encoder frozen and learns projections of its embeddings. Widths are not stated
+there. Chosen here: one hidden layer, unit-length latents (InfoNCE is blind to lengths, so codes need not spend on them;
+it also bounds the commitment), both towers started from the same weights because their inputs share the frozen
+encoder's space, and a single decoder for both for the same reason.
 """
 
 from __future__ import annotations

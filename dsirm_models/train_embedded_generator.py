@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dsirm_models.artifacts import sha256_of
 from dsirm_models.embedded_generator import EmbeddedGenerator
-from dsirm_models.generator_data import EmbeddedData, Targets, draw_queries, draw_targets, prepare
+from dsirm_models.generator_data import EmbeddedData, Targets, check_index, draw_queries, draw_targets, prepare
 from dsirm_models.generator_training import OnStep, Plan, Report, fit, run_identity
 from dsirm_models.sid_index import SidIndex
 
@@ -114,10 +114,7 @@ def train_embedded(
         codebook_sizes=codebook_sizes,
     )
     if index is not None:
-        index.check_codebook_sizes(codebook_sizes)
-        missing = int((~index.contains(torch.from_numpy(data.sids).to(index.device))).sum())
-        if missing:
-            raise ValueError(f"{missing} of {len(data.sids)} pairs have a SID that the index does not hold.")
+        check_index(index, data.sids, codebook_sizes)
         index = index.to(device)
     generator = _build(vectors.shape[1], codebook_sizes, config, warm_start).to(device)
     table = torch.from_numpy(vectors).to(device)

@@ -1,12 +1,13 @@
-"""Training of the quantizer on query-item pairs: the full DSIRM objective (arXiv 2606.04374), resumable to the bit on a CPU.
+"""Training of the quantizer on query-item pairs: the DSIRM objective (arXiv 2606.04374), resumable to the bit on a CPU.
 
-A run is a function of (data, config, device): batches follow from (seed, epoch, step), k-means and towers start from the seed,
-restarts take rows of the batch. A checkpoint therefore holds tensors and a step number and no random state.
+A run is a function of (data, config, device): batches follow from (seed, epoch, step), k-means and towers start from
+the seed, restarts take rows of the batch. A checkpoint therefore holds tensors and a step number and no random state.
 
-The checkpoint kept is the one with the lowest symmetric InfoNCE on quantized vectors of held-out pairs, queries taking the
-nearest of all level-1 codes (the paired category would give the answer away). It falls when a pair's two codes meet and rises
-when all codes do, which the share of agreeing pairs alone would reward. With a contrastive weight of 0 (TIGER, "without the
-bridge") clicks must not choose either: then it is the held-out items' reconstruction error. Without held-out pairs, the last.
+The checkpoint kept is the one with the lowest symmetric InfoNCE on quantized vectors of held-out pairs, queries taking
+the nearest of all level-1 codes (the paired category would give the answer away). It falls when a pair's two codes meet
+and rises when all codes do, which the share of agreeing pairs alone would reward. With a contrastive weight of 0
+(TIGER, "without the bridge") clicks must not choose either: then it is the held-out items' reconstruction error.
+Without held-out pairs, the last.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ class LossParts(NamedTuple):
 def training_loss(model: QuantizerModel, batch: Batch, config: QuantizerConfig) -> LossParts:
     """The objective on one batch; in training mode the codebooks take their EMA step on the way.
 
-    Items and queries go through the quantizer in one pass, so that both move the shared codebooks. Rows without a query take
-    part in commitment and reconstruction with their item only.
+    Items and queries go through the quantizer in one pass, so that both move the shared codebooks. Rows without a query
+    take part in commitment and reconstruction with their item only.
     """
     weights, has_query = config.weights, batch.has_query
     item_latent = model.item_tower(batch.item)
@@ -116,16 +117,19 @@ def train_quantizer(
         checkpoint_dir: one run's own directory; a checkpoint of other data or settings in it is ignored and replaced.
         log_dir: TensorBoard events, if given.
         device: None = CUDA where there is one, else CPU.
-        warm_start: start from its towers and codebooks instead of from k-means; align the result with `align.align_codes`.
+        warm_start: start from its towers and codebooks instead of from k-means; align the result with
+            `align.align_codes`.
         meta: JSON values stored with the result.
         on_step: called with the number of steps done, after each step and its checkpoint.
 
     Returns:
-        The chosen checkpoint on `device`, evaluation mode. `report` holds best_step and the scores of "start" and "best".
+        The chosen checkpoint on `device`, evaluation mode. `report` holds best_step and the scores of "start" and
+        "best".
 
     Raises:
         ValueError: data that cannot be trained on (all problems at once), or a warm start of another shape.
         FloatingPointError: the loss is no longer finite.
+
     """
     check_data(data, config)
     device = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
@@ -190,9 +194,11 @@ def fit_residual_kmeans(
     max_points: int = 131_072,
     meta: Mapping[str, Any] | None = None,
 ) -> TrainedQuantizer:
-    """Baseline: residual k-means of the frozen embeddings (N, D) themselves, as a quantizer whose towers are the identity.
+    """Baseline: residual k-means of the frozen embeddings (N, D) themselves, as a quantizer whose towers are the
+    identity.
 
-    The identity is exact: relu(x) - relu(-x) = x. So this baseline is assigned, stored and compared by the same functions.
+    The identity is exact: relu(x) - relu(-x) = x. So this baseline is assigned, stored and compared by the same
+    functions.
     """
     width = embeddings.shape[1]
     config = QuantizerConfig(
@@ -228,9 +234,10 @@ def evaluate(model: QuantizerModel, data: PairData, config: QuantizerConfig) -> 
     """Scores on held-out pairs, through the same `assign_codes` that production uses.
 
     Returns:
-        Nothing without held-out pairs. Else `choice` (lower is better), `info_nce`, `agree_1..L` (share of pairs whose codes
-        share a prefix of that depth), and of the held-out items `residual_norm`, `collision_rate` and per level
+        Nothing without held-out pairs. Else `choice` (lower is better), `info_nce`, `agree_1..L` (share of pairs whose
+        codes share a prefix of that depth), and of the held-out items `residual_norm`, `collision_rate` and per level
         `utilisation_l`, `perplexity_l`. Parts that need a query are left out where no held-out pair has one.
+
     """
     held = np.flatnonzero(~data.train)
     held = np.sort(np.random.default_rng([config.seed, 1]).permutation(held)[: config.eval_pairs])

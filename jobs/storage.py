@@ -81,6 +81,13 @@ class Store:
         read = data.to_table(columns=wanted.names, filter=_expression(partitions) if partitions else None)
         return read.cast(wanted)
 
+    def count(self, name: str, *partitions: Partition) -> int:
+        """Rows of a table, or of partitions of it."""
+        if not self.exists(name):
+            return 0
+        data = deltalake.DeltaTable(self.path(name)).to_pyarrow_dataset()
+        return int(data.count_rows(filter=_expression(partitions) if partitions else None))
+
     def partitions(self, name: str) -> list[dict[str, str]]:
         """Partitions that hold rows, values as text (dates as YYYY-MM-DD), sorted."""
         if not self.exists(name):

@@ -31,8 +31,8 @@ def run(home: Home, plan: Plan) -> None:
         return
     from dsirm_models.align import align_codes
     from dsirm_models.assign import assign_codes
+    from dsirm_models.category_map import map_categories
     from dsirm_models.losses import LossWeights
-    from dsirm_models.categories import map_categories
     from dsirm_models.quantizer_data import PairData
     from dsirm_models.quantizer_model import QuantizerConfig, TrainedQuantizer
     from dsirm_models.train_quantizer import train_quantizer

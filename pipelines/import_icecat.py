@@ -9,12 +9,13 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from pipelines.categories import GROUPS, with_derived_category
-from pipelines.import_shapes import shape_catalog
-from pipelines.imports import shape_labels
+from pipelines.import_shapes import shape_catalog, with_category_text
+from pipelines.imports import shape_labels, text_or_null
 
 PRODUCTS, JUDGMENTS = "products.tsv.gz", "judgments.tsv.gz"
 PRODUCT_COLUMNS = ("item_id", "title", "brand", "price_cents", "date_released", "product_type", "attributes_json")
 JUDGMENT_COLUMNS = ("query", "item_id", "rating", "agent_1_rating", "agent_2_rating", "agent_3_rating")
+ENTRY = "struct<name:string,kind:string,value:string>"
 TYPED_KEY = r"^attr_([tnb])_(.+)$"
 
 
@@ -58,19 +59,21 @@ def attributes_from_json(text: Column) -> Column:
 
     Where a name comes with two types, text wins over number, and number over yes or no.
     """
-    typed = F.map_entries(F.from_json(text, "map<string,string>"))
-    split = F.transform(
-        typed,
+    typed = F.transform(
+        F.map_entries(F.from_json(text, "map<string,string>")),
         lambda e: F.struct(
-            F.translate(F.regexp_extract(e["key"], TYPED_KEY, 1), "tnb", "012").alias("kind"),
             F.regexp_extract(e["key"], TYPED_KEY, 2).alias("name"),
+            F.translate(F.regexp_extract(e["key"], TYPED_KEY, 1), "tnb", "012").alias("kind"),
             F.regexp_replace(F.trim(e["value"]), r"^(-?\d+)\.0+$", "$1").alias("value"),
         ),
     )
-    ordered = F.array_sort(F.filter(split, lambda e: (e["name"] != "") & (e["value"] != "")))
-    names = F.transform(ordered, lambda e: e["name"])
-    first = F.filter(ordered, lambda e, i: F.array_position(names, e["name"]) == i + 1)
-    entries = F.transform(first, lambda e: F.struct(e["name"].alias("key"), e["value"].alias("value")))
+    named = F.array_sort(F.filter(typed, lambda e: (e["name"] != "") & (e["value"] != "")))
+    # Entries beside their predecessors: an entry whose predecessor has its name is the same attribute of a lesser type.
+    before = F.concat(F.array(F.lit(None).cast(ENTRY)), F.slice(named, 1, F.greatest(F.size(named) - 1, F.lit(0))))
+    first = F.zip_with(named, before, lambda e, b: F.when(b["name"].isNull() | (b["name"] != e["name"]), e))
+    entries = F.transform(
+        F.filter(first, lambda e: e["name"].isNotNull()), lambda e: F.struct(e["name"].alias("key"), e["value"])
+    )
     return F.coalesce(F.map_from_entries(entries), F.create_map().cast("map<string,string>"))
 
 
@@ -89,20 +92,14 @@ def import_icecat(files: IcecatFiles, groups: int = GROUPS) -> IcecatImport:
         F.col("date_released").alias("updated_at"),
     )
     items = shape_catalog(raw)
-    catalog = _with_category(items.rows, groups)
+    catalog = with_category_text(with_derived_category(items.rows, groups))
     raters = [("final", "rating"), *((f"agent_{n}", f"agent_{n}_rating") for n in (1, 2, 3))]
     given = F.filter(
         F.array(*[F.struct(F.lit(rater).alias("rater"), F.col(c).alias("grade")) for rater, c in raters]),
         lambda g: (g["rater"] == "final") | (F.trim(g["grade"]) != ""),
     )
     judged = files.judgments.select("query", "item_id", F.explode(given).alias("g")).select("query", "item_id", "g.*")
-    labels = shape_labels(judged, known_items=items.rows)
+    # Items by id and title alone: what makes an item acceptable, without parsing its attributes again.
+    named = files.products.where(text_or_null("title").isNotNull()).select(F.trim("item_id").alias("item_id"))
+    labels = shape_labels(judged, known_items=named)
     return IcecatImport(catalog, labels.rows, items.refused.unionByName(labels.refused))
-
-
-def _with_category(catalog: DataFrame, groups: int) -> DataFrame:
-    """The shaped catalogue again, with a category in its own column, its path and its text."""
-    named = with_derived_category(catalog, groups)
-    return shape_catalog(named.drop("category_path", "text", "text_hash", "item_hash")).rows
-
-

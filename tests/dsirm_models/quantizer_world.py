@@ -1,10 +1,11 @@
-"""A tiny clustered marketplace for the quantizer's tests: categories, sub-clusters in them, queries beside their items."""
+"""A tiny clustered marketplace for the quantizer's tests: categories, sub-clusters, queries beside their items."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import torch
 
 from dsirm_models.losses import LossWeights
 from dsirm_models.quantizer_model import QuantizerModel, TrainedQuantizer
@@ -43,7 +44,7 @@ def tiny_world(*, pairs: int = 3000, seed: int = 0, held_out: float = 0.1) -> Pa
     item = centres[category] + subs[category, sub] + rng.normal(size=(items, WIDTH)) * 0.3
     source = rng.integers(0, items, queries)
     # Queries are noisier and shifted as a whole: what the query tower has to learn away.
-    query = (centres + 0.0)[category[source]] + subs[category[source], sub[source]]
+    query = centres[category[source]] + subs[category[source], sub[source]]
     query = query + rng.normal(size=(queries, WIDTH)) * 0.5 + rng.normal(size=WIDTH)
     query_index = rng.integers(0, queries, pairs)
     cluster = category * 4 + sub
@@ -66,8 +67,6 @@ def tiny_world(*, pairs: int = 3000, seed: int = 0, held_out: float = 0.1) -> Pa
 
 def untrained(config: QuantizerConfig, *, width: int = WIDTH, seed: int = 0) -> TrainedQuantizer:
     """Random towers and random codebooks: enough for everything that only needs a function."""
-    import torch
-
     model = QuantizerModel(in_dim=width, config=config)
     generator = torch.Generator().manual_seed(seed)
     books = [torch.randn(size, config.dim, generator=generator) * 0.5 for size in config.codebook_sizes]

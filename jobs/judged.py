@@ -1,0 +1,132 @@
+"""Judged pairs with every feature the ranker may use: what train-ranker and evaluate share.
+
+Reads relevance_labels with grades, prefix_match_features, catalog, both embeddings tables and pairs (clicks per item).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from jobs.arrays import find, load_items, load_vectors
+from jobs.errors import DataError
+from jobs.home import Home
+from jobs.plan import Plan
+from schemas.text import text_hash
+
+# One source of grades at a time: people's where there are any.
+SOURCES = ("people", "llm", "simulation")
+
+
+class Judged(NamedTuple):
+    """N judged pairs."""
+
+    source: str
+    query_ids: NDArray[np.int64]
+    queries: list[str]
+    """(N,) text of each pair's query."""
+    grades: NDArray[np.int64]
+    dense: NDArray[np.float32]
+    """(N, F) features without SIDs."""
+    dense_names: tuple[str, ...]
+    depth: NDArray[np.int64]
+    """(N,) 0..3, -1 where query or item has no SID."""
+    soft: NDArray[np.float32]
+    """(N, 4) soft ss, then the log-probability of the item's own SID per level, floored; 0 and the floor without SID."""
+
+
+LOGP_FLOOR = -20.0
+
+
+def load_judged(home: Home, plan: Plan) -> Judged | None:
+    """The judged pairs of the best source there is whose item is in the catalogue; None where there are none.
+
+    Raises:
+        DataError: a judged pair is not in prefix_match_features: the judgments changed since the release was made.
+
+    """
+    columns = ["query", "query_id", "item_id", "rater", "source", "grade", "fold"]
+    labels = home.store.read_arrow("relevance_labels", columns=columns)
+    final = labels.filter(
+        pc.and_(pc.equal(labels["rater"], "final"), pc.not_equal(pc.fill_null(labels["fold"], ""), "train"))
+    )
+    source = next((name for name in SOURCES if name in final["source"].unique().to_pylist()), None)
+    if source is None:
+        return None
+    final = final.filter(pc.equal(final["source"], source)).sort_by(
+        [("query_id", "ascending"), ("item_id", "ascending")]
+    )
+    items = load_items(home, plan)
+    hashes = np.array([text_hash(item) for item in final["item_id"].to_pylist()], dtype=np.int64)
+    item_row = find(items.hashes, hashes)
+    final, item_row = final.filter(pa.array(item_row >= 0)), item_row[item_row >= 0]
+    matched = _features(home, plan, final)
+    query_ids = final["query_id"].to_numpy()
+    distinct, query_row = np.unique(query_ids, return_inverse=True)
+    vectors = load_vectors(home, plan, "query_embeddings")
+    texts = dict(zip(final["query_id"].to_pylist(), final["query"].to_pylist(), strict=True))
+    dense, names = _dense(
+        home, plan, items, [texts[int(i)] for i in distinct], vectors.rows[vectors.find(distinct)], query_row, item_row
+    )
+    known = matched["has_query_sid"].to_numpy(zero_copy_only=False) & matched["has_item_sid"].to_numpy(
+        zero_copy_only=False
+    )
+    own = [row if row is not None else [LOGP_FLOOR] * 3 for row in matched["own_logps"].to_pylist()]
+    soft = np.column_stack([pc.fill_null(matched["soft_ss"], 0.0).to_numpy(), np.maximum(np.array(own), LOGP_FLOOR)])
+    return Judged(
+        source,
+        query_ids,
+        final["query"].to_pylist(),
+        final["grade"].to_numpy().astype(np.int64),
+        dense,
+        names,
+        np.where(known, matched["depth"].to_numpy(), -1).astype(np.int64),
+        soft.astype(np.float32),
+    )
+
+
+def _features(home: Home, plan: Plan, final: pa.Table) -> pa.Table:
+    """Rows of prefix_match_features in the order of the judged pairs."""
+    columns = ["query_id", "item_id", "depth", "has_query_sid", "has_item_sid", "own_logps", "soft_ss", "labelled"]
+    read = home.store.read_arrow("prefix_match_features", {"release": plan.release}, columns=columns)
+    labelled = read.filter(read["labelled"])
+    place = {
+        key: row
+        for row, key in enumerate(zip(*(labelled[c].to_pylist() for c in ("query_id", "item_id")), strict=True))
+    }
+    wanted = list(zip(final["query_id"].to_pylist(), final["item_id"].to_pylist(), strict=True))
+    missing = sum(key not in place for key in wanted)
+    if missing:
+        raise DataError(
+            f"{missing} of {len(wanted)} judged pairs have no features in {plan.release}: the judgments changed since it "
+            "was made. Run `dsirm nightly`, then evaluate."
+        )
+    return labelled.take(pa.array([place[key] for key in wanted], pa.int64()))
+
+
+def _dense(home, plan, items, queries, query_vectors, query_row, item_row):  # type: ignore[no-untyped-def]
+    from dsirm_models.text_features import Bm25, dense_features
+
+    names = sorted({name for name in items.categories if name is not None})
+    code = {name: i for i, name in enumerate(names)}
+    clicks = home.store.read_arrow("pairs", {"as_of_date": plan.date}, columns=["item_hash", "clicks"])
+    totals = clicks.group_by("item_hash").aggregate([("clicks", "sum")])
+    popularity = np.zeros(len(items.hashes), dtype=np.float64)
+    place = find(items.hashes, totals["item_hash"].to_numpy())
+    popularity[place[place >= 0]] = totals["clicks_sum"].to_numpy()[place >= 0]
+    found = dense_features(
+        queries=queries,
+        query_vectors=query_vectors,
+        bm25=Bm25(catalogue=items.texts),
+        item_vectors=items.vectors,
+        query_row=query_row,
+        item_row=item_row,
+        item_category=np.array([code.get(name or "", -1) for name in items.categories], dtype=np.int64),
+        item_statistics=np.log1p(popularity)[:, None],
+        statistic_names=("log_clicks",),
+    )
+    return found.values, found.names

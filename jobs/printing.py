@@ -1,0 +1,125 @@
+"""Results as tables on a terminal. Only this module and the command line print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+
+def _console() -> Console:
+    found = Console()
+    # A log file has no width; eighty columns would fold every table.
+    return found if found.is_terminal else Console(width=160)
+
+
+def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    numeric = [all(isinstance(row[i], int | float | type(None)) for row in rows) for i in range(len(head))]
+    for name, is_number in zip(head, numeric, strict=True):
+        table.add_column(name, justify="right" if is_number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*[_cell(value) for value in row])
+    _console().print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def summary(data: dict[str, Any]) -> None:
+    """The outcome of a night."""
+    _table(f"Release {data['release']} of {data['as_of_date']}", ["table", "rows"], list(data["rows"].items()))
+    _table("Figures", ["figure", "value"], sorted(data["metrics"].items()))
+    _console().print(f"Look further: dsirm status | coverage | evaluate | explain --query ... (--home {data['home']})")
+
+
+def status(data: dict[str, Any]) -> None:
+    """What a home holds."""
+    days = data["log_days"]
+    log = f"log {days[0]} to {days[1]} ({days[2]} days)" if days else "no click log"
+    head = ["table", "rows", "partitions", "written_by"]
+    _table(
+        f"{data['home']}: {log}, current release {data['current'] or 'none'}",
+        head,
+        [[row[name] for name in head] for row in data["tables"]],
+    )
+
+
+def coverage(data: dict[str, Any]) -> None:
+    """Coverage by slice."""
+    head = list(dict.fromkeys(name for row in data["slices"] for name in row if name != "slice"))
+    rows = [[row["slice"], *(row.get(name) for name in head)] for row in data["slices"]]
+    _table(f"Coverage of release {data['release']}", ["slice", *head], rows)
+
+
+def ranker_metrics(data: dict[str, Any]) -> None:
+    """The ranker with and without SID features."""
+    if not data["rows"]:
+        _console().print(f"Release {data['release']} has no judged pairs, so there is no ranker to compare.")
+        return
+    overall = [row for row in data["rows"] if row["seed"] == -1]
+    head = ["variant", "slice", "auc", "auc_query", "precision", "recall", "ndcg10", "difference", "low", "high"]
+    rows = sorted(
+        overall, key=lambda row: (row["slice"] != "all", row["slice"], row["variant"] != "none", row["variant"])
+    )
+    _table(
+        f"Ranker on judged queries it was not trained on, release {data['release']} (base: {overall[0]['base']})",
+        [*head, "queries", "pairs"],
+        [[row[name] for name in [*head, "queries", "pairs"]] for row in rows],
+    )
+    _console().print("difference: AUC minus that of `none`, with its 95 % interval over queries and seeds.")
+
+
+def release_list(data: dict[str, Any]) -> None:
+    """Releases and their states."""
+    head = ["release", "state", "pinned", "as_of_date", "codebook_version", "generator_version", "code_revision"]
+    _table("Releases, oldest first", head, [[row[name] for name in head] for row in data["releases"]])
+
+
+def release_diff(data: dict[str, Any]) -> None:
+    """Two releases compared."""
+    items = data["items"]
+    rows = [["items in both", items["in_both"]], ["items added", items["added"]], ["items removed", items["removed"]]]
+    rows += [[f"prefix moved, {key.replace('_', ' ')}", count] for key, count in items["moved"].items()]
+    _table(f"{data['from']} -> {data['to']}", ["what", "count"], rows)
+    changed = [
+        [key, value["from"], value["to"]] for part in ("metrics", "versions") for key, value in data[part].items()
+    ]
+    if changed:
+        _table("Changed", ["what", "from", "to"], changed)
+    if data["inputs_changed"]:
+        _console().print("Inputs that changed: " + ", ".join(data["inputs_changed"]))
+
+
+def explanation(data: dict[str, Any]) -> None:
+    """A query's SIDs, an item's, and their match."""
+    rows = [
+        [beam["rank"], "-".join(map(str, beam["codes"])), beam["category"] or "(other)", *beam["prefix_probabilities"]]
+        for beam in data["beams"]
+    ]
+    _table(
+        f"{data['query']!r}, release {data['release']} ({data['source']})",
+        ["beam", "SID", "category", "p(1)", "p(1,2)", "p(1,2,3)"],
+        rows,
+    )
+    if "item" not in data:
+        return
+    item, match = data["item"], data["match"]
+    code = "-".join(map(str, item["codes"]))
+    lines = [
+        f"Item {item['item_id']}: {item['title'] or '(left the catalogue)'}",
+        f"  SID {code}, category {item['category'] or '(unknown)'}, first code chosen by {item['level1_by']}",
+        f"  Match: depth {match['depth']}, ss {match['ss']}"
+        + (f", by beam {match['beam_rank']}, prefix {'-'.join(map(str, match['prefix']))}" if match["depth"] else ""),
+    ]
+    _console().print("\n".join(lines), markup=False)

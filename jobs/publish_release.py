@@ -1,0 +1,38 @@
+"""Publish a release: one commit that appends one row to `releases`.
+
+Reads the plan, the audit's outcome and `releases`. Publishing what is current already changes nothing; a release that
+was rolled back needs --again.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from jobs import releases
+from jobs.audit import passed
+from jobs.home import Home, code_revision
+from jobs.plan import Plan
+
+JOB = "publish-release"
+log = logging.getLogger(__name__)
+
+
+def run(home: Home, plan: Plan, *, again: bool = False) -> None:
+    """Make the release current."""
+    rows = releases.history(home.store)
+    row = {
+        "release": plan.release,
+        "as_of_date": plan.date,
+        "encoder_version": plan.encoder_version,
+        "codebook_version": plan.codebook_version,
+        "generator_version": plan.generator_version,
+        "inputs": list(plan.inputs.items()),
+        "code_revision": code_revision(),
+        "config_hash": plan.config_hash,
+        "metrics": list(passed(home, plan.release).items()),
+        "event_time": releases.day_end(plan.date),
+        "created_time": releases.day_end(plan.date),
+    }
+    seen = int(rows[-1]["sequence"]) if rows and again else plan.seen
+    if releases.publish(home.store, row, seen=seen, again=again):
+        log.info("Published %s", plan.release)

@@ -1,0 +1,121 @@
+"""What every import and simulation shares: one home holds one marketplace, and imported rows carry fingerprints."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import logging
+import shutil
+from pathlib import Path
+
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from jobs.errors import DataError
+from jobs.home import Home
+from jobs.storage import Partition, label
+from pipelines.corpus import colliding_hashes
+from pipelines.fingerprints import as_text, fingerprints
+from schemas.tables import TABLES
+
+log = logging.getLogger(__name__)
+MARKER = "marketplace.json"
+
+
+def claim(home: Home, source: str, *, replace: bool) -> None:
+    """Make this home the home of `source`, or check that it is.
+
+    Raises:
+        DataError: the home holds another marketplace, and `replace` is not set.
+
+    """
+    marker = home.root / MARKER
+    held = json.loads(marker.read_text(encoding="utf-8"))["source"] if marker.is_file() else None
+    if held and held != source and not replace:
+        raise DataError(
+            f"{home.root} holds the marketplace {held!r}; one home holds one. Import {source!r} into another --home, or "
+            "pass --replace, which deletes what is there: tables, models, releases."
+        )
+    if replace:
+        _empty(home)
+    home.root.mkdir(parents=True, exist_ok=True)
+    marker.write_text(json.dumps({"source": source}), encoding="utf-8")
+
+
+def _empty(home: Home) -> None:
+    """Delete what the product itself wrote, nothing else."""
+    if home.settings.storage.tables:
+        raise DataError(
+            "--replace only empties tables inside the home; storage.tables points elsewhere: delete them there."
+        )
+    for name in TABLES:
+        path = Path(home.store.path(name))
+        if (path / "_delta_log").is_dir():
+            shutil.rmtree(path)
+    for part in ("artifacts", "training", "plans", "audits"):
+        shutil.rmtree(home.root / part, ignore_errors=True)
+
+
+def write_table(home: Home, name: str, rows: DataFrame, *, job: str, by: str | None = None) -> int:
+    """Replace an imported table, or those of its partitions (of column `by`) that `rows` holds. Returns the row count.
+
+    Rows whose fingerprint equals what is there are left alone, so importing the same data again changes nothing.
+    """
+    kept = rows.persist(StorageLevel.DISK_ONLY)
+    try:
+        marks: dict[str, str] = {}
+        parts: list[Partition] = []
+        total = 0
+        for row in fingerprints(kept, [by] if by else []).collect():
+            part = {by: row[by]} if by else {}
+            marks[label(part)] = as_text(row["rows"], row["high"], row["low"])
+            parts += [part] if by else []
+            total += row["rows"]
+        known = home.store.fingerprints(name)
+        fresh = [part for part in parts if known.get(label(part)) != marks[label(part)]]
+        if (by and not fresh) or (not by and known.get("") == marks.get("")):
+            log.info("%s: %s rows, the same as before", name, total)
+            return total
+        if by:
+            kept_fresh = kept.where(F.col(by).isin([part[by] for part in fresh]))
+            marks = {label(part): marks[label(part)] for part in fresh}
+        else:
+            kept_fresh = kept
+        home.store.target(name, *fresh).replace(kept_fresh, job=job, fingerprints=marks, counts={"rows": total})
+        return total
+    finally:
+        kept.unpersist()
+
+
+def add_events(home: Home, events: DataFrame, *, job: str) -> int:
+    """Add events to the log: the days they belong to are rewritten, an event id that a day holds already is left out."""
+    days = [row["event_date"] for row in events.select("event_date").distinct().collect()]
+    if not days:
+        return 0
+    there = home.store.read(home.spark, "click_log", *[{"event_date": day} for day in days])
+    fresh = events.join(there.select("event_date", "event_id").distinct(), ["event_date", "event_id"], "left_anti")
+    merged = there.unionByName(fresh.select(*there.columns))
+    return write_table(home, "click_log", merged, job=job, by="event_date")
+
+
+def write_catalog(home: Home, catalog: DataFrame, *, job: str) -> int:
+    """Replace the catalogue by a full snapshot."""
+    if (clash := colliding_hashes(catalog, "item_hash", "item_id").first()) is not None:
+        raise DataError(f"Two items share a 64-bit hash: {clash['a']!r} and {clash['b']!r}. Rename one.")
+    count = write_table(home, "catalog", catalog, job=job)
+    if not count:
+        raise DataError("The catalogue has no usable item: see the quarantine table for why each row was refused.")
+    return count
+
+
+def quarantine(home: Home, refused: DataFrame, *, job: str, day: dt.date) -> int:
+    """Keep what an import refused, with the reasons, and say how much it was."""
+    kept = refused.persist(StorageLevel.DISK_ONLY)
+    reasons = kept.groupBy("source", "reason").count().orderBy(F.col("count").desc()).collect()
+    rows = kept.withColumns({"run_date": F.lit(day), "job": F.lit(job)})
+    home.store.target("quarantine", {"run_date": day, "job": job}).replace(rows, job=job)
+    kept.unpersist()
+    for row in reasons[:10]:
+        log.warning("Refused %d rows for %s: %s", row["count"], row["source"], row["reason"])
+    return sum(row["count"] for row in reasons)

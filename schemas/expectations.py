@@ -1,0 +1,72 @@
+"""A contract as a Great Expectations suite, and that suite run over rows.
+
+Great Expectations takes seconds to import, so it is imported when a suite is asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from schemas.contract import Between, OneOf, Table
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+
+def expectations(table: Table, *, least_rows: int = 1) -> list[Any]:
+    """The rules of a table: rows there, no NULL where none may be, keys once, every check of the contract."""
+    import great_expectations.expectations as gxe
+
+    rules: list[Any] = [gxe.ExpectTableRowCountToBeBetween(min_value=least_rows)]
+    rules += [gxe.ExpectColumnValuesToNotBeNull(column=c.name) for c in table.columns if not c.nullable]
+    keys = [name for name in table.key if name not in table.partition] or list(table.key)
+    if len(keys) > 1:
+        rules.append(gxe.ExpectCompoundColumnsToBeUnique(column_list=keys))
+    elif keys:
+        rules.append(gxe.ExpectColumnValuesToBeUnique(column=keys[0]))
+    for check in table.checks:
+        if isinstance(check, Between):
+            rules.append(
+                gxe.ExpectColumnValuesToBeBetween(column=check.column, min_value=check.low, max_value=check.high)
+            )
+        elif isinstance(check, OneOf):
+            rules.append(gxe.ExpectColumnValuesToBeInSet(column=check.column, value_set=list(check.values)))
+        else:
+            query = f"SELECT * FROM {{batch}} WHERE NOT ({check.sql})"
+            rules.append(gxe.UnexpectedRowsExpectation(unexpected_rows_query=query, description=check.doc))
+    return rules
+
+
+def failures(rows: DataFrame, table: Table, *, least_rows: int = 1) -> list[str]:
+    """Rules of the contract that `rows` break, in words; empty where all hold.
+
+    `rows` should be one partition, since keys are checked without the partition columns.
+    """
+    import great_expectations as gx
+    from great_expectations.core import ExpectationSuite
+
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False}  # type: ignore[assignment]
+    suite = context.suites.add(
+        ExpectationSuite(name=table.name, expectations=expectations(table, least_rows=least_rows))
+    )
+    batches = context.data_sources.add_spark(name="staged").add_dataframe_asset(name=table.name)
+    definition = batches.add_batch_definition_whole_dataframe("partition")
+    validation = context.validation_definitions.add(
+        gx.ValidationDefinition(name=table.name, data=definition, suite=suite)
+    )
+    result = validation.run(batch_parameters={"dataframe": rows}, result_format="BOOLEAN_ONLY")
+    return [_in_words(table, entry) for entry in result.results if not entry.success]
+
+
+def _in_words(table: Table, entry: Any) -> str:
+    rule = entry.expectation_config
+    arguments = {k: v for k, v in rule.kwargs.items() if k not in ("batch_id", "result_format") and v is not None}
+    error = next((info.get("exception_message") for info in _exceptions(entry.exception_info)), None)
+    what = rule.description or f"{rule.type} {arguments}"
+    return f"{table.name}: {what}" + (f" ({error})" if error else "")
+
+
+def _exceptions(info: dict[str, Any] | None) -> list[dict[str, Any]]:
+    entries = [info or {}, *[value for value in (info or {}).values() if isinstance(value, dict)]]
+    return [entry for entry in entries if entry.get("raised_exception")]
