@@ -194,7 +194,7 @@ def score_sids(
         raise ValueError(f"{len(queries)} queries need SIDs (B,) or (B, M) of as many rows, not of shape {sids.shape}.")
     index.check_codebook_sizes(scorer.codebook_sizes)
     index = index.to(scorer.device)
-    wide = np.ascontiguousarray(sids.reshape(len(sids), -1), dtype=np.int64)
+    wide = np.ascontiguousarray(sids if sids.ndim == 2 else sids[:, None], dtype=np.int64)
     out = np.full((*wide.shape, LEVELS), -np.inf, dtype=np.float32)
     for begin in range(0, len(queries) if wide.size else 0, batch_size):
         rows = slice(begin, begin + batch_size)

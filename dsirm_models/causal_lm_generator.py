@@ -28,7 +28,7 @@ from dsirm_models.sid_tokens import add_sid_tokens
 from schemas.sids import BITS, LEVELS
 
 if TYPE_CHECKING:
-    from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import DynamicCache, PreTrainedTokenizerFast
 
 BACKEND = "causal_lm"
 
@@ -58,7 +58,7 @@ class CausalLMGenerator:
     def __init__(
         self,
         *,
-        model: PreTrainedModel,
+        model: Any,
         tokenizer: PreTrainedTokenizerFast,
         codebook_sizes: tuple[int, ...],
         base: str,
@@ -70,7 +70,7 @@ class CausalLMGenerator:
         """Wrap a model whose embedding has a row for every SID token; see `causal_lm_loading` for how one is made.
 
         Args:
-            model: the network, or a PEFT model around it.
+            model: a `PreTrainedModel`, or a PEFT model around one.
             tokenizer: SID tokens are added to it if it lacks them.
             codebook_sizes: codes per level.
             base: name or path of the pre-trained weights.
@@ -84,11 +84,11 @@ class CausalLMGenerator:
         """
         if prompt.count("{query}") != 1 or max_query_tokens < 1 or len(codebook_sizes) != LEVELS:
             raise ValueError(
-                f"A causal-LM generator needs one {{query}} in its prompt (not {prompt!r}), max_query_tokens of at least 1 "
+                f"A causal-LM generator needs one {{query}} in its prompt (not {prompt!r}), max_query_tokens >= 1 "
                 f"(not {max_query_tokens}) and {LEVELS} codebook sizes (not {codebook_sizes})."
             )
         _check_architecture(model.config)
-        self.model = model
+        self.model: Any = model
         self.tokenizer = tokenizer
         self.codebook_sizes = tuple(codebook_sizes)
         self.base = base
@@ -108,7 +108,8 @@ class CausalLMGenerator:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.model.parameters()).device
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
     @property
     def lora(self) -> bool:
@@ -116,7 +117,7 @@ class CausalLMGenerator:
         return hasattr(self.model, "peft_config")
 
     def read_prompts(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """B texts -> token ids (B, T) int64 and mask (B, T) bool, padded on the left so that all prompts end together."""
+        """B texts -> token ids (B, T) int64 and mask (B, T) bool, left-padded so that all end together."""
         queries = self._ids([*texts], limit=self.max_query_tokens)
         prompts = [self._before + ids + self._after for ids in queries]
         length = max(map(len, prompts))
@@ -178,7 +179,7 @@ class CausalLMGenerator:
         return Step(state, self._level_logits(hidden, 0))
 
     def extend(self, state: CausalLMState, parents: Tensor, codes: Tensor) -> Step[CausalLMState]:
-        """Append codes (B, W) to the prefixes numbered by parents (B, W): logits (B, W, K_l). Grows the cache in place."""
+        """Append codes (B, W) to the prefixes numbered by parents (B, W): logits (B, W, K_l). Grows the cache."""
         batch, width = codes.shape
         depth = state.depth + 1
         own = torch.eye(width, dtype=torch.bool, device=codes.device).expand(batch, -1, -1)
@@ -226,10 +227,9 @@ class CausalLMGenerator:
         partial.rename(directory)
 
     @property
-    def _plain(self) -> PreTrainedModel:
+    def _plain(self) -> Any:
         """The network itself; LoRA layers sit inside it."""
-        plain: PreTrainedModel = self.model.get_base_model() if self.lora else self.model  # type: ignore[operator,assignment]
-        return plain
+        return self.model.get_base_model() if self.lora else self.model
 
     def _decoder(self, **inputs: Any) -> Any:
         """The network below its output layer: (B, T, H)."""

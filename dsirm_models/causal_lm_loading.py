@@ -18,7 +18,7 @@ class Lora(NamedTuple):
     """A low-rank adapter on every linear layer but the output; rows of the SID tokens are trained in full beside it."""
 
     rank: int = 16
-    alpha: float = 32.0
+    alpha: int = 32
     dropout: float = 0.05
 
 
@@ -51,8 +51,8 @@ def create_causal_lm(
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
-    model = AutoModelForCausalLM.from_pretrained(
+    tokenizer: Any = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+    model: Any = AutoModelForCausalLM.from_pretrained(
         base, local_files_only=True, trust_remote_code=False, dtype=dtype, attn_implementation="sdpa"
     )
     fingerprint = weights_fingerprint(model)
@@ -103,9 +103,11 @@ def load_causal_lm(
         raise ValueError(f"{directory} holds a {config['backend']!r} generator, not a {BACKEND!r} one.")
     device = torch.device(device)
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(directory / "tokenizer", local_files_only=True, trust_remote_code=False)
+    tokenizer: Any = AutoTokenizer.from_pretrained(
+        directory / "tokenizer", local_files_only=True, trust_remote_code=False
+    )
     source = str(base or config["base"]) if config["lora"] else str(directory / "model")
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         source, local_files_only=True, trust_remote_code=False, dtype=dtype, attn_implementation="sdpa"
     )
     if config["lora"]:
@@ -115,7 +117,7 @@ def load_causal_lm(
                 "its SIDs would be wrong. Name the folder with the right ones as `base`."
             )
         model = _load_adapter(model, directory / "adapter", config["codebook_sizes"], tokenizer, trainable)
-    generator = CausalLMGenerator(
+    return CausalLMGenerator(
         model=model.to(device).eval(),
         tokenizer=tokenizer,
         codebook_sizes=tuple(config["codebook_sizes"]),
@@ -125,7 +127,6 @@ def load_causal_lm(
         max_query_tokens=config["max_query_tokens"],
         meta=config["meta"],
     )
-    return generator
 
 
 def weights_fingerprint(model: Any) -> str:

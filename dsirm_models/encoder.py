@@ -64,11 +64,16 @@ def encoder_version(name: str = DEFAULT_ENCODER, *, max_tokens: int = DEFAULT_MA
     return f"{slug}-{NUMERIC_PATH}-{max_tokens}-{digest[:8]}"
 
 
-@lru_cache(maxsize=2)
 def load_encoder(
-    name: str = DEFAULT_ENCODER, max_tokens: int = DEFAULT_MAX_TOKENS, batch_size: int = 32, threads: int | None = 1
+    name: str = DEFAULT_ENCODER, max_tokens: int = DEFAULT_MAX_TOKENS, *, batch_size: int = 32, threads: int | None = 1
 ) -> TextEncoder:
     """The encoder, loaded once a process: a Spark Python worker that calls this per batch reads the weights once."""
+    return _load(name, max_tokens, batch_size, threads)
+
+
+@lru_cache(maxsize=2)
+def _load(name: str, max_tokens: int, batch_size: int, threads: int | None) -> TextEncoder:
+    # Cached here and not above: lru_cache takes f(x) and f(name=x) for different calls.
     return TextEncoder(name=name, max_tokens=max_tokens, batch_size=batch_size, threads=threads)
 
 

@@ -13,7 +13,7 @@ from dsirm_models.beam import LevelScorer
 
 
 class Generator(LevelScorer[Any, Any], Protocol):
-    """What both backends are to a caller. `backend` tells what they read: "embedded" vectors (B, D), "causal_lm" texts."""
+    """What both backends are to a caller. `backend` tells what it reads: "embedded" vectors, "causal_lm" texts."""
 
     backend: str
     meta: dict[str, Any]

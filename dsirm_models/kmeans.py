@@ -60,6 +60,9 @@ def hierarchical_kmeans(points: Floats, sizes: Sequence[int], *, seed: int, iter
     for level, size in enumerate(sizes):
         split: list[NDArray[np.int64]] = []
         for members in groups:
+            if len(members) == 1:  # code 0 already; the deeper levels consist of little else
+                split.append(members)
+                continue
             if len(members) <= size:
                 # Everyone a cluster of their own; equal points must still share one, the lowest.
                 _, found = np.unique(points[members], axis=0, return_inverse=True)

@@ -81,7 +81,7 @@ class QuantizerConfig:
     ema_decay: float = 0.99
     restart_after: int = 200
     """Steps without a use before a code restarts; 0 = never."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 0.0
     max_steps: int = 4000
     warmup_steps: int = 200

@@ -46,10 +46,11 @@ class RankerConfig:
     """Columns of the match depth's table."""
     dropout: float = 0.1
     learning_rate: float = 3e-3
-    weight_decay: float = 1e-2
+    weight_decay: float = 1.0
     """AdamW's, on weight matrices; thresholds and biases are not decayed."""
-    steps: int = 300
-    batch_size: int = 1024
+    steps: int = 150
+    """Enough for a few thousand pairs, where more steps overfit; raise it with the number of pairs."""
+    batch_size: int = 512
     """Rows a step; all rows where there are fewer."""
 
     def __post_init__(self) -> None:
@@ -235,7 +236,7 @@ def _fit(model: OrdinalRanker, dense: Tensor, depth: Tensor | None, targets: Ten
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
         lr=config.learning_rate,
-        foreach=True,
+        fused=True,
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=config.steps)
     model.train()

@@ -1,9 +1,9 @@
 """What a set of features is worth to the ranker: the comparison behind DSIRM's main table (papers, section 1).
 
-Every variant goes through the same ranker, folds and seeds, and differs from the variant `none` in its features alone. A
-seed decides the folds, the ranker's start, and - where the caller has them - the features themselves, so that the
-seed of a quantizer is part of the uncertainty. Gaps that the paper reports as under 0.1 point are expected to lie inside
-these intervals on small data; say so rather than picking a seed.
+Every variant goes through the same ranker, folds and seeds, and differs from the variant `none` in its features alone.
+A seed decides the folds, the ranker's start, and - where the caller has them - the features themselves, so that the
+seed of a quantizer is part of the uncertainty. Gaps that the paper reports as under 0.1 point are expected to lie
+inside these intervals on small data; say so rather than picking a seed.
 """
 
 from __future__ import annotations
@@ -131,8 +131,8 @@ def cross_validate(
         seeds: S seeds. Seed s uses folds and ranker start of its own, the same for every variant.
         config: the ranker's settings, the same for every variant.
         folds: parts of about the same number of queries.
-        slices: by name the label of each pair, (N,): `{"length": ["1 word", ...]}`. Metrics are of the pairs of one label;
-            training always sees all pairs.
+        slices: by name the label of each pair, (N,): `{"length": ["1 word", ...]}`. Metrics are of the pairs of one
+            label; training always sees all pairs.
         against: the variant that the others are compared with.
         relevant_from: the lowest grade that counts as relevant.
         draws: of the bootstrap, queries and seeds together.
@@ -173,8 +173,21 @@ def cross_validate(
         }
         for name, result in measured.items():
             for at, seed in enumerate(seeds):
-                values = [float(result[metric].observed[at]) for metric in METRICS]
-                rows.append(ScoreRow(name, seed, slice_name, *values, pairs=len(part.query), queries=present))
+                area, area_query, precision, recall, ndcg = (float(result[metric].observed[at]) for metric in METRICS)
+                rows.append(
+                    ScoreRow(
+                        variant=name,
+                        seed=seed,
+                        slice=slice_name,
+                        auc=area,
+                        auc_query=area_query,
+                        precision=precision,
+                        recall=recall,
+                        ndcg10=ndcg,
+                        pairs=len(part.query),
+                        queries=present,
+                    )
+                )
         for name in variants:
             if name != against:
                 comparisons += _compare(name, against, slice_name, measured, resamples, present)
@@ -184,9 +197,9 @@ def cross_validate(
 def null_control(features: VariantFeatures, *, base_columns: int, query_ids: ArrayLike, seed: int) -> VariantFeatures:
     """A variant of the same width whose SID columns are noise, constant within a query: what width alone is worth.
 
-    The first `base_columns` dense columns stay; each further column is replaced by one standard normal number a query, the
-    match depth by one drawn for each query from the depths that occur. Such features say nothing of an item, so whatever
-    they seem to gain is noise of the study.
+    The first `base_columns` dense columns stay; each further column is replaced by one standard normal number a query,
+    the match depth by one drawn for each query from the depths that occur. Such features say nothing of an item, so
+    whatever they seem to gain is noise of the study.
 
     Raises:
         ValueError: fewer dense columns than `base_columns`.
@@ -261,8 +274,8 @@ def _measure(predictions: _Predictions, pairs: _Pairs, folds: int, resamples: Re
             ("precision", hits, np.bincount(pairs.query, weights=accepted, minlength=groups)),
             ("recall", hits, np.bincount(pairs.query, weights=pairs.relevant, minlength=groups)),
         ):
-            value = ratio(above.sum(keepdims=True), below.sum(keepdims=True).astype(np.float64))
-            per_seed[metric].append((float(value[0]), resampled_ratio(above, below, resamples.queries)))
+            value = float(ratio(np.sum(above), np.sum(below)))
+            per_seed[metric].append((value, resampled_ratio(above, below, resamples.queries)))
     return {
         metric: _Measured(np.array([value for value, _ in both]), np.stack([draw for _, draw in both]))
         for metric, both in per_seed.items()
@@ -272,7 +285,7 @@ def _measure(predictions: _Predictions, pairs: _Pairs, folds: int, resamples: Re
 def _mean(values: Floats) -> Floats:
     """Mean over the first axis of what is defined, NaN where nothing is."""
     defined = np.isfinite(values)
-    return ratio(np.where(defined, values, 0.0).sum(axis=0), defined.sum(axis=0).astype(np.float64))
+    return ratio(np.where(defined, values, 0.0).sum(axis=0), defined.sum(axis=0))
 
 
 def _compare(

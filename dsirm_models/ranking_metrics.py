@@ -78,10 +78,11 @@ def _tie_runs(scores: Floats, group: Ints) -> tuple[Ints, Ints]:
     return starts[run], np.r_[starts[1:], len(scores)][run]
 
 
-def ratio(numerator: Floats, denominator: Floats) -> Floats:
+def ratio(numerator: ArrayLike, denominator: ArrayLike) -> Floats:
     """Element by element, NaN where the denominator is 0."""
-    out = np.full(np.broadcast_shapes(numerator.shape, denominator.shape), np.nan)
-    np.divide(numerator, denominator, out=out, where=denominator > 0)
+    above, below = np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
+    out = np.full(np.broadcast_shapes(above.shape, below.shape), np.nan)
+    np.divide(above, below, out=out, where=below > 0)
     return out
 
 
@@ -171,12 +172,13 @@ def resampled_auc(scores: Floats, relevant: Flags, query: Ints, query_counts: Co
     return out
 
 
-def resampled_ratio(above: Floats, below: Floats, query_counts: Counts) -> Floats:
-    """A ratio of two sums over queries, `above (Q,)` and `below (Q,)`, under each draw: (B,), NaN where below sums to 0.
+def resampled_ratio(above: ArrayLike, below: ArrayLike, query_counts: Counts) -> Floats:
+    """A ratio of two sums over queries, `above (Q,)` and `below (Q,)`, under each draw: (B,), NaN where
+    below sums to 0.
 
     A mean over some queries is such a ratio, with 1 below for these queries and 0 for the others.
     """
-    both = np.stack([above, below], axis=1).astype(np.float64)
+    both = np.stack([np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)], axis=1)
     out = np.empty(len(query_counts))
     step = max(1, _CHUNK // len(both))
     for at in range(0, len(out), step):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
 
 def sid_tokens(codebook_sizes: Sequence[int]) -> list[str]:
@@ -46,14 +46,14 @@ def add_sid_tokens(tokenizer: PreTrainedTokenizerFast, codebook_sizes: Sequence[
 
 
 @torch.no_grad()
-def add_sid_rows(model: PreTrainedModel, *, vocabulary: int, first: int, count: int, seed: int) -> None:
+def add_sid_rows(model: Any, *, vocabulary: int, first: int, count: int, seed: int) -> None:
     """Grow the embedding (and the output layer) to `vocabulary` rows and draw rows first..first + count - 1, in place.
 
     SID rows are drawn per dimension with the mean and spread of the rows before them: they then look like ordinary
     tokens to the layers above, where rows near zero or far out would start the loss high. Some models keep spare,
     untrained rows behind their vocabulary (Qwen3 has 267); SID tokens that fall on those are drawn like the others.
     """
-    embedding: Any = model.get_input_embeddings()
+    embedding = model.get_input_embeddings()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if vocabulary > len(embedding.weight):

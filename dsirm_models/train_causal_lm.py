@@ -30,7 +30,7 @@ class CausalLMConfig:
     finetuning: Literal["full", "lora"] = "full"
     """LoRA trains low-rank updates of every linear layer, and the rows of the SID tokens in full."""
     lora_rank: int = 16
-    lora_alpha: float = 32.0
+    lora_alpha: int = 32
     lora_dropout: float = 0.05
     steps: int = 2000
     batch_size: int = 128
@@ -217,7 +217,7 @@ def _build(
     earlier = load_causal_lm(warm_start, base=base, dtype=torch.float32, trainable=True)
     if earlier.codebook_sizes != tuple(codebook_sizes) or earlier.lora != lora or earlier.prompt != config.prompt:
         raise ValueError(
-            f"{warm_start} cannot be a warm start: it has codebooks {earlier.codebook_sizes}, LoRA {earlier.lora} and prompt "
-            f"{earlier.prompt!r}, this run needs {tuple(codebook_sizes)}, {lora} and {config.prompt!r}."
+            f"{warm_start} is no warm start: it has codebooks {earlier.codebook_sizes}, LoRA {earlier.lora}, prompt "
+            f"{earlier.prompt!r}, this run needs {tuple(codebook_sizes)}, {lora}, {config.prompt!r}."
         )
     return earlier

@@ -35,7 +35,7 @@ class EmbeddedConfig:
     queries_per_step: int = 128
     targets_per_query: int = 4
     """SIDs drawn per query and step."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     warmup: float = 0.05
     """Share of the steps."""
     weight_decay: float = 0.05
@@ -205,7 +205,7 @@ def _build(
         earlier.sizes[name] != value for name, value in sizes.items()
     ):
         raise ValueError(
-            f"{warm_start} cannot be a warm start: it has codebooks {earlier.codebook_sizes} and {earlier.sizes}, "
+            f"{warm_start} is no warm start: it has codebooks {earlier.codebook_sizes} and {earlier.sizes}, "
             f"this run needs {generator.codebook_sizes} and {sizes}."
         )
     generator.load_state_dict(earlier.state_dict())

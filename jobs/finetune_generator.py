@@ -6,10 +6,12 @@ artifact. A refit goes on from the current release's weights. Needs no Spark.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from jobs.errors import DataError
-from jobs.generators import query_inputs, release_sids, sid_of
+from jobs.generators import codebook_sizes, device, query_inputs, release_sids, sid_of
 from jobs.home import Home
 from jobs.plan import Plan
 from jobs.progress import progress
@@ -22,7 +24,7 @@ def run(home: Home, plan: Plan) -> None:
     directory = home.artifact("generator", plan.generator_version)
     if not plan.fit or (directory / "manifest.json").is_file():
         return
-    from dsirm_models.generators import train_generator
+    from dsirm_models.generator_data import EmbeddedData, TextData
     from dsirm_models.sid_index import SidIndex
 
     store, settings = home.store, home.settings.generator
@@ -36,25 +38,46 @@ def run(home: Home, plan: Plan) -> None:
     usable = (own >= 0) & (split != "test")
     if not (usable & (split == "train")).any():
         raise DataError(f"No training pair of {plan.as_of_date} has an item with a SID.")
-    sizes = store.read_arrow("codebooks", {"codebook_version": plan.codebook_version}, columns=["level"])
-    counts = sorted(sizes["level"].value_counts().to_pylist(), key=lambda count: int(count["values"]))
-    rows = np.searchsorted(queries.ids, pairs["query_id"].to_numpy()[usable])
+    targets = {
+        "query_index": np.searchsorted(queries.ids, pairs["query_id"].to_numpy()[usable]),
+        "sids": own[usable],
+        "weight": pairs["weight"].to_numpy()[usable],
+        "train": (split == "train")[usable],
+    }
     scratch = home.scratch("generator", plan.generator_version)
-    with progress("Fine-tuning the generator", settings.epochs) as step:
-        train_generator(
-            directory,
-            settings=settings.model_dump(exclude={"beams"}),
-            vectors=queries.vectors,
-            texts=queries.texts,
-            query_index=rows.astype(np.int64),
-            sids=own[usable],
-            weight=pairs["weight"].to_numpy()[usable],
-            train=(split == "train")[usable],
-            codebook_sizes=tuple(count["counts"] for count in counts),
-            index=SidIndex(existing),
-            warm_start=home.artifact("generator", plan.parent_generator) if plan.parent_generator else None,
-            checkpoint_dir=scratch / "checkpoints",
-            log_dir=scratch / "tensorboard",
-            meta={"codebook_version": plan.codebook_version, "encoder_version": plan.encoder_version},
-            on_epoch=step,
-        )
+    shared: dict[str, Any] = {
+        "codebook_sizes": codebook_sizes(store, plan.codebook_version),
+        "index": SidIndex(existing),
+        "device": device(),
+        "warm_start": home.artifact("generator", plan.parent_generator) if plan.parent_generator else None,
+        "checkpoint_dir": scratch / "checkpoints",
+        "log_dir": scratch / "tensorboard",
+    }
+    with progress("Fine-tuning the generator") as advance:
+        shared["on_step"] = lambda done: advance(done.step, done.steps)
+        if settings.backend == "embedded":
+            from dsirm_models.train_embedded_generator import EmbeddedConfig, train_embedded
+
+            config = EmbeddedConfig(
+                hidden=settings.hidden,
+                epochs=settings.epochs,
+                queries_per_step=settings.batch,
+                learning_rate=settings.lr,
+                seed=settings.seed,
+            )
+            generator = train_embedded(EmbeddedData(queries.vectors, **targets), config=config, **shared).generator
+        else:
+            from dsirm_models.train_causal_lm import CausalLMConfig, train_causal_lm
+
+            lm_config = CausalLMConfig(
+                finetuning="lora" if settings.lora else "full",
+                steps=settings.steps,
+                batch_size=settings.batch,
+                accumulation=settings.accumulation,
+                learning_rate=settings.lr,
+                seed=settings.seed,
+            )
+            texts = TextData(queries.texts, **targets)
+            generator = train_causal_lm(texts, base=settings.model, config=lm_config, **shared).generator
+    generator.meta.update({"codebook_version": plan.codebook_version, "encoder_version": plan.encoder_version})
+    generator.save(directory)

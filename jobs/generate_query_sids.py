@@ -41,12 +41,12 @@ def run(home: Home, plan: Plan) -> None:
     missing = np.flatnonzero(~np.isin(queries.ids, copied["query_id"].to_numpy()))
     index = SidIndex(existing).to(generator.device)
     parts = [copied]
-    with progress("Predicting query SIDs", len(missing)) as step:
+    with progress("Predicting query SIDs") as advance:
         for begin in range(0, len(missing), CHUNK):
             rows = missing[begin : begin + CHUNK]
             found = beam_search(generator, index, queries.take(rows, generator.backend), beams)
             parts.append(_rows(queries.ids[rows], found.sids, found.codes, found.logps, found.complete))
-            step(begin + len(rows))
+            advance(begin + len(rows), len(missing))
     whole = pa.concat_tables(parts)
     end = releases.day_end(plan.date)
     constants = {

@@ -52,11 +52,26 @@ def sid_of(hashes: NDArray[np.int64], sids: NDArray[np.int64], wanted: NDArray[n
     return np.where(rows < 0, -1, sids[rows])
 
 
+def codebook_sizes(store: Store, codebook_version: str) -> tuple[int, ...]:
+    """Codes per level of a codebook."""
+    levels = store.read_arrow("codebooks", {"codebook_version": codebook_version}, columns=["level"])[
+        "level"
+    ].to_numpy()
+    return tuple(int(count) for count in np.bincount(levels)[1:])
+
+
+def device() -> str:
+    """Where models run: the GPU where there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def load_checked(home: Home, plan: Plan) -> Any:
     """The plan's generator. Raises DataError where it learned another codebook's SIDs."""
     from dsirm_models.generators import load_generator
 
-    generator = load_generator(home.artifact("generator", plan.generator_version))
+    generator = load_generator(home.artifact("generator", plan.generator_version), device=device())
     learned = generator.meta["codebook_version"]
     if learned != plan.codebook_version:
         raise DataError(

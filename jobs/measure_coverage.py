@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pyspark.sql import functions as F
 
+from jobs.generators import codebook_sizes
 from jobs.home import Home
 from jobs.plan import Plan
 from pipelines.coverage import measure_coverage
@@ -22,8 +23,6 @@ def run(home: Home, plan: Plan) -> None:
     if target.is_done(plan.release):
         return
     item_sids = store.read(spark, "item_sids", part)
-    codes = store.read_arrow("codebooks", {"codebook_version": plan.codebook_version}, columns=["level"])
-    sizes = sorted(codes["level"].value_counts().to_pylist(), key=lambda count: int(count["values"]))
     prior = store.read(spark, "item_sids", {"release": plan.parent}) if plan.parent else item_sids.limit(0)
     coverage = measure_coverage(
         store.read(spark, "catalog"),
@@ -31,6 +30,6 @@ def run(home: Home, plan: Plan) -> None:
         item_sids,
         store.read(spark, "query_sids", part),
         prior,
-        codebook_sizes=[count["counts"] for count in sizes],
+        codebook_sizes=codebook_sizes(store, plan.codebook_version),
     )
     target.replace(coverage.withColumn("release", F.lit(plan.release)), job=JOB, memo=plan.release)

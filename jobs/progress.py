@@ -15,17 +15,17 @@ EVERY_SECONDS = 15.0
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yields a function that takes the number of steps done."""
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Yields a function that takes how much is done, and of how much."""
     console = Console(stderr=True)
     if console.is_terminal:
         with Progress(console=console, transient=True) as bar:
-            task = bar.add_task(what, total=total)
-            yield lambda done: bar.update(task, completed=done)
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
         return
     last = time.monotonic()
 
-    def line(done: int) -> None:
+    def line(done: int, total: int) -> None:
         nonlocal last
         if time.monotonic() - last >= EVERY_SECONDS:
             last = time.monotonic()

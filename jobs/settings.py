@@ -121,16 +121,23 @@ class QuantizerSettings(Section):
 class GeneratorSettings(Section):
     """Query -> SID."""
 
-    backend: Literal["embedded", "causal-lm"] = "embedded"
-    model: str = Field("Qwen/Qwen3-0.6B", description="causal-lm: name or path of the base model.")
-    lora: bool = Field(False, description="causal-lm: train adapters and the new token rows only.")
+    backend: Literal["embedded", "causal_lm"] = "embedded"
+    model: str = Field("Qwen/Qwen3-0.6B", description="causal_lm: name or path of the base model on this machine.")
+    lora: bool = Field(False, description="causal_lm: train adapters and the new token rows only.")
     beams: Positive = Field(5, description="SIDs predicted per query.")
-    batch: Positive = 512
-    accumulation: Positive = Field(1, description="causal-lm: micro-batches per step.")
-    max_steps: Positive = 4000
-    lr: float = Field(1e-3, gt=0)
-    hidden: Positive = 512
+    epochs: Positive = Field(12, description="embedded: passes over the queries.")
+    steps: Positive = Field(2000, description="causal_lm: optimiser steps.")
+    batch: Positive = Field(128, description="Queries per optimiser step.")
+    accumulation: Positive = Field(1, description="causal_lm: micro-batches that a step is cut into.")
+    lr: float = Field(2e-3, gt=0)
+    hidden: Positive = Field(256, description="embedded: width.")
     seed: int = 23
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> GeneratorSettings:
+        if self.batch % self.accumulation:
+            raise ValueError(f"accumulation = {self.accumulation} does not divide batch = {self.batch}")
+        return self
 
 
 class Matching(Section):

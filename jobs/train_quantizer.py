@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from jobs.arrays import find, load_items, load_vectors
 from jobs.errors import DataError
+from jobs.generators import device
 from jobs.home import Home
 from jobs.plan import Plan
 from jobs.progress import progress
@@ -80,7 +81,7 @@ def run(home: Home, plan: Plan) -> None:
         seed=settings.seed,
     )
     scratch = home.scratch("quantizer", plan.codebook_version)
-    with progress("Training the quantizer", settings.max_steps) as step:
+    with progress("Training the quantizer") as advance:
         model = train_quantizer(
             data=data,
             config=config,
@@ -92,7 +93,8 @@ def run(home: Home, plan: Plan) -> None:
                 "encoder_version": plan.encoder_version,
                 "categories": categories,
             },
-            on_step=step,
+            device=device(),
+            on_step=lambda done: advance(done, settings.max_steps),
         )
     if old:
         model = align_codes(old=old, new=model, embeddings=items.vectors, level1=level1)

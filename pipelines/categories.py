@@ -17,6 +17,7 @@ import pandas as pd
 import scipy.sparse as sp
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.types import StringType, StructField, StructType
 
 # Keys that say how a thing is shipped, measured or certified, not what it is.
 SHIPPING_KEY = re.compile(
@@ -24,21 +25,28 @@ SHIPPING_KEY = re.compile(
     r"|certification|certificates?|country|colou?r|warranty|rohs|quantity|customs|harmonized|oem|last_change|launch"
     r"|status|manual|compliance|sustainability|energy|imperial|shape|material|compatib\w+|brand|purpose|segment)(_|$)"
 )
-SHORT_NOUNS = frozenset("tv ups kvm pdu cd dvd ssd hub pc".split())
+# The only words of fewer than four letters that may name a category: the others are mostly model codes.
+SHORT_NOUNS = frozenset("tv ups kvm pdu cd dvd ssd hub ink fan bag mat pen toy cup cap pad box bed pot".split())
+# Nouns that name something only together with the word before them.
+GENERIC_NOUNS = frozenset(
+    "unit units device devices part parts accessory accessories component components system systems equipment card cards "
+    "kit kits set sets pack supply switch screen panel drive head port media format station license board".split()
+)
+# Nouns that name something only together with the word after them.
+LEADING_NOUNS = frozenset("power network networking interface audio video laser parallel hard mobile data hand".split())
 # Words that no category is named after: grammar, colours, units, marketing, materials of a description.
 NOT_NOUNS = frozenset(
     "with for and the of in to a an on by from pcs piece pieces black white grey gray blue red silver yellow cyan magenta "
     "green original inch pixels full ultra dpi ppm mbit watt gen high standard series value pro premium professional "
-    "plus super new single type serial capacity equivalent pages sheets year years duplex multimode singlemode snagless "
+    "plus super single type serial capacity equivalent pages sheets year years duplex multimode singlemode snagless "
     "molded shielded unshielded booted assembled utp sstp stp male female port ports internal external indoor outdoor "
     "wired wireless bluetooth color colour colours light dark large small medium size format multi purpose dual core "
     "matt matte gloss glossy windows vista home business basic use low profile lga socket ghz ddr sdram sdr gddr li ion "
     "lead acid sealed vrla rechargeable alkaline style vertical cat category jacket wall rack mountable compatible "
     "express pci ata sata usb vga dvi hdmi displayport lan ethernet fast gigabit wi fi lcd led tft hd smart android "
     "intel xeon nvidia geforce amd radeon core singlepack multipack patchcord cms sm mm am pm line interactive output "
-    "input ceiling flat screen desk mini micro compact portable universal digital mobile pack packs set sets kit kits "
-    "accessory accessories equipment part parts spare component system systems unit units device devices cards "
-    "cleaning rugged retail bulk box boxed oem replacement refurbished direct thermal dot matrix".split()
+    "input ceiling flat desk mini micro compact portable universal digital mobile packs spare "
+    "over select unmanaged managed onsite vesa optional cleaning rugged retail bulk box boxed oem replacement refurbished direct thermal dot matrix".split()
 )
 GROUPS = 240
 SAMPLE = 30_000
@@ -62,7 +70,7 @@ class CategoryModel:
 def title_words(title: str) -> list[str]:
     """Lower-case words of a title, letters only, that may take part in a category's name."""
     words = re.findall(r"[a-z]+", title.lower())
-    return [w for w in words if (len(w) > 2 or w in SHORT_NOUNS) and w not in NOT_NOUNS]
+    return [w for w in words if (len(w) > 3 or w in SHORT_NOUNS) and w not in NOT_NOUNS]
 
 
 def _features(keys: Sequence[str], title: str) -> set[str]:
@@ -73,7 +81,8 @@ def _features(keys: Sequence[str], title: str) -> set[str]:
 def _vectors(items: pd.DataFrame, vocabulary: dict[str, int], weights: np.ndarray, key_count: int) -> sp.csr_matrix:
     rows, columns = [], []
     for row, (keys, title) in enumerate(zip(items["keys"], items["title"], strict=True)):
-        found = sorted(vocabulary[f] for f in _features(keys, title) if f in vocabulary)
+        told = _features(keys if keys is not None else (), title or "")
+        found = sorted(vocabulary[f] for f in told if f in vocabulary)
         rows += [row] * len(found)
         columns += found
     values = weights[columns] if columns else np.zeros(0)
@@ -106,39 +115,58 @@ def _first_centres(vectors: sp.csr_matrix, groups: int) -> list[int]:
     return chosen
 
 
-def _phrases(title: str, brand_words: set[str]) -> set[str]:
-    """Nouns and pairs of neighbouring nouns of a title; words with digits, brands and stop words break a pair."""
-    found: set[str] = set()
-    before = ""
-    for token in re.findall(r"[a-z]+(?![\w])|\S+", title.lower()):
-        word = token if token.isalpha() and token not in brand_words and title_words(token) == [token] else ""
-        if word:
-            found.add(word)
-            if before:
-                found.add(f"{before} {word}")
-        before = word
+def _phrases(title: str, brand_words: set[str]) -> dict[str, float]:
+    """Runs of one to three neighbouring nouns of a title; words with digits, brands and stop words break a run.
+
+    A run in lower case weighs 1, another 0.4: shops write the kind of thing in lower case and its model in capitals.
+    """
+    found: dict[str, float] = {}
+    run: list[str] = []
+    for token in re.findall(r"[A-Za-z]+(?!\w)|\S+", title):
+        word = token.lower()
+        noun = word in GENERIC_NOUNS or (title_words(word) == [word] and word not in brand_words)
+        run = [*run[-2:], token] if noun else []
+        for start in range(len(run)):
+            phrase = " ".join(run[start:])
+            if run[start].lower() not in GENERIC_NOUNS and token.lower() not in LEADING_NOUNS:
+                weight = 1.0 if phrase.islower() else 0.4
+                found[phrase.lower()] = max(weight, found.get(phrase.lower(), 0.0))
     return found
 
 
 def _name_groups(titles: Sequence[str], groups: np.ndarray, keys: list[list[str]], brand_words: set[str]) -> list[str]:
-    """A name for each group: the phrase most of its titles hold, two words before one, else its most telling key."""
+    """A name for each group: the phrase most of its titles hold, longer before shorter, else its most telling key."""
     phrases = [_phrases(title, brand_words) for title in titles]
-    everywhere = Counter(phrase for found in phrases for phrase in found)
+    everywhere: Counter[str] = Counter()
+    for found in phrases:
+        everywhere.update(found)
     names = []
     for group, told in enumerate(keys):
         members = np.flatnonzero(groups == group)
-        here = Counter(phrase for member in members for phrase in phrases[member])
+        here: Counter[str] = Counter()
+        for member in members:
+            here.update(phrases[member])
 
-        def worth(phrase: str, here: Counter[str] = here, size: int = len(members)) -> float:
-            cover, own = here[phrase] / size, here[phrase] / everywhere[phrase]
-            return cover * (1.0 + 0.8 * phrase.count(" ")) * (0.5 + 0.5 * own)
+        def worth(phrase: str, here: Counter[str] = here) -> float:
+            own = here[phrase] / everywhere[phrase]
+            return here[phrase] * (1.0, 1.8, 2.2)[phrase.count(" ")] * (0.4 + 0.6 * own)
 
         best = max(sorted(here), key=worth, default="")
-        if best and here[best] >= max(2, 0.2 * len(members)):
+        if best and here[best] >= max(1.0, 0.1 * len(members)):
             names.append(best)
         else:
-            names.append(f"items with {told[0].replace('_', ' ').strip()}" if told else best or "other")
+            names.append("items with " + " ".join(told[0].split("_")).replace("  ", " ").strip() if told else "other")
     return names
+
+
+def _brand_words(items: pd.DataFrame) -> set[str]:
+    """Words that, where a title holds them, are mostly the brand of that very item."""
+    seen, own = Counter[str](), Counter[str]()
+    for title, brand in zip(items["title"], items["brand"], strict=True):
+        words = set(title_words(title))
+        seen.update(words)
+        own.update(words & set(title_words(brand or "")))
+    return {word for word, count in own.items() if count > 0.5 * seen[word]}
 
 
 def fit_categories(items: pd.DataFrame, groups: int = GROUPS) -> CategoryModel:
@@ -151,8 +179,7 @@ def fit_categories(items: pd.DataFrame, groups: int = GROUPS) -> CategoryModel:
     counts = Counter(
         feature for keys, title in zip(items["keys"], items["title"], strict=True) for feature in _features(keys, title)
     )
-    brand_words = {w for brand in items["brand"].dropna() for w in re.findall(r"[a-z]+", str(brand).lower())}
-    brand_words -= {"paper", "battery", "cable", "case"}
+    brand_words = _brand_words(items)
     least = min(MIN_ITEMS, max(1, len(items) // 20))
     kept = sorted(f for f, n in counts.items() if n >= least and not (f[0] == "t" and f[2:] in brand_words))
     if not kept:
@@ -181,25 +208,26 @@ def assign_categories(model: CategoryModel, items: pd.DataFrame) -> list[str | N
     likeness = _vectors(items, model.vocabulary, model.weights, model.key_count) @ model.centres.T
     nearest, best = likeness.argmax(axis=1), likeness.max(axis=1)
     return [
-        model.names[group] if value >= FAR and len(keys) else None
+        model.names[group] if value >= FAR and keys is not None and len(keys) else None
         for group, value, keys in zip(nearest, best, items["keys"], strict=True)
     ]
 
 
 def with_derived_category(items: DataFrame, groups: int = GROUPS) -> DataFrame:
-    """Add `category` to items with item_id, title, brand and `attributes` (map).
+    """Add `category` to items with item_id, title, brand and `keys` (array of attribute keys); other columns stay.
 
     Learns on at most 30,000 items, chosen by a hash of the id, on the driver; assigns in the workers.
     """
-    keyed = items.select("item_id", "title", "brand", F.sort_array(F.map_keys("attributes")).alias("keys"))
-    sample = keyed.where(F.size("keys") > 0).orderBy(F.xxhash64("item_id"), "item_id").limit(SAMPLE).toPandas()
+    told = items.where((F.size("keys") > 0) & F.col("title").isNotNull()).select("item_id", "title", "brand", "keys")
+    sample = told.orderBy(F.xxhash64("item_id"), "item_id", "title").limit(SAMPLE).toPandas()
     if sample.empty:
         return items.withColumn("category", F.lit(None).cast("string"))
-    model = fit_categories(sample.sort_values("item_id", kind="stable").reset_index(drop=True), groups)
+    sample["keys"] = [sorted(keys) for keys in sample["keys"]]
+    model = fit_categories(sample.sort_values(["item_id", "title"], kind="stable").reset_index(drop=True), groups)
 
     def assign(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         for batch in batches:
-            yield pd.DataFrame({"item_id": batch["item_id"], "category": assign_categories(model, batch)})
+            yield batch.assign(category=assign_categories(model, batch))
 
-    found = keyed.mapInPandas(assign, "item_id STRING, category STRING").dropDuplicates(["item_id"])
-    return items.drop("category").join(found, "item_id", "left")
+    schema = StructType([*items.schema.fields, StructField("category", StringType())])
+    return items.mapInPandas(assign, schema)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.types import StringType
 
 from schemas.text import normalise_query
 
@@ -15,7 +16,7 @@ ASCII = r"^[\x00-\x7F]*$"
 ASCII_SPACE = r"[\x00-\x20\x7F]+"
 
 
-@F.pandas_udf("string")  # type: ignore[call-overload]
+@F.pandas_udf(StringType())  # type: ignore[call-overload]
 def _normalise_unicode(batches: Iterator[pd.Series]) -> Iterator[pd.Series]:
     for texts in batches:
         yield texts.map(lambda text: None if text is None else normalise_query(text))

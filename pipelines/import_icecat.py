@@ -5,18 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from pipelines.categories import GROUPS, with_derived_category
-from pipelines.import_shapes import shape_catalog, with_category_text
+from pipelines.import_shapes import shape_catalog
 from pipelines.imports import shape_labels, text_or_null
 
 PRODUCTS, JUDGMENTS = "products.tsv.gz", "judgments.tsv.gz"
 PRODUCT_COLUMNS = ("item_id", "title", "brand", "price_cents", "date_released", "product_type", "attributes_json")
 JUDGMENT_COLUMNS = ("query", "item_id", "rating", "agent_1_rating", "agent_2_rating", "agent_3_rating")
 ENTRY = "struct<name:string,kind:string,value:string>"
-TYPED_KEY = r"^attr_([tnb])_(.+)$"
 
 
 class IcecatFiles(NamedTuple):
@@ -54,27 +53,30 @@ def read_icecat(spark: SparkSession, directory: str | Path) -> IcecatFiles:
     return IcecatFiles(frames[PRODUCTS], frames[JUDGMENTS])
 
 
-def attributes_from_json(text: Column) -> Column:
-    """`{"attr_t_colour": "Black", "attr_n_size": 3.0}` -> map {colour: Black, size: 3}; empty where it is no object.
+def with_attributes(rows: DataFrame, json: str = "attributes_json") -> DataFrame:
+    """Add `attributes`: `{"attr_t_colour": "Black", "attr_n_size": 3.0}` -> map {colour: Black, size: 3}.
 
-    Where a name comes with two types, text wins over number, and number over yes or no.
+    The map is empty where the text is no JSON object. Where a name comes with two types, text wins over number, and
+    number over yes or no. Steps are columns of their own so that Spark computes each once.
     """
     typed = F.transform(
-        F.map_entries(F.from_json(text, "map<string,string>")),
+        F.map_entries(F.from_json(F.col(json), "map<string,string>")),
         lambda e: F.struct(
-            F.regexp_extract(e["key"], TYPED_KEY, 2).alias("name"),
-            F.translate(F.regexp_extract(e["key"], TYPED_KEY, 1), "tnb", "012").alias("kind"),
-            F.regexp_replace(F.trim(e["value"]), r"^(-?\d+)\.0+$", "$1").alias("value"),
+            F.substring(e["key"], 8, 1000).alias("name"),
+            F.translate(F.substring(e["key"], 6, 1), "tnb", "012").alias("kind"),
+            F.when(e["value"].endswith(".0"), F.substring_index(e["value"], ".", 1)).otherwise(e["value"]).alias("value"),
         ),
     )
-    named = F.array_sort(F.filter(typed, lambda e: (e["name"] != "") & (e["value"] != "")))
-    # Entries beside their predecessors: an entry whose predecessor has its name is the same attribute of a lesser type.
-    before = F.concat(F.array(F.lit(None).cast(ENTRY)), F.slice(named, 1, F.greatest(F.size(named) - 1, F.lit(0))))
-    first = F.zip_with(named, before, lambda e, b: F.when(b["name"].isNull() | (b["name"] != e["name"]), e))
-    entries = F.transform(
-        F.filter(first, lambda e: e["name"].isNotNull()), lambda e: F.struct(e["name"].alias("key"), e["value"])
+    told = F.array_sort(F.filter(typed, lambda e: (e["name"] != "") & (e["value"] != "")))
+    # Entries beside their predecessors: one whose predecessor has its name is the same attribute of a lesser type.
+    before = F.concat(
+        F.array(F.lit(None).cast(ENTRY)), F.slice("_told", 1, F.greatest(F.size("_told") - 1, F.lit(0)))
     )
-    return F.coalesce(F.map_from_entries(entries), F.create_map().cast("map<string,string>"))
+    first = F.zip_with("_told", "_before", lambda e, b: F.when(b["name"].isNull() | (b["name"] != e["name"]), e))
+    pairs = F.transform(F.filter(first, lambda e: e["name"].isNotNull()), lambda e: F.struct(e["name"], e["value"]))
+    staged = rows.withColumn("_told", told).withColumn("_before", before)
+    attributes = F.coalesce(F.map_from_entries(pairs), F.create_map().cast("map<string,string>"))
+    return staged.withColumn("attributes", attributes).drop("_told", "_before")
 
 
 def import_icecat(files: IcecatFiles, groups: int = GROUPS) -> IcecatImport:
@@ -83,16 +85,12 @@ def import_icecat(files: IcecatFiles, groups: int = GROUPS) -> IcecatImport:
     Raters are `final` (the published rating) and `agent_1` to `agent_3` where given, so one judged row makes up to four
     labels. A judged item that is not in the catalogue is refused. `groups`: see `pipelines.categories`.
     """
-    raw = files.products.select(
-        "item_id",
-        "title",
-        "brand",
-        "price_cents",
-        attributes_from_json(F.col("attributes_json")).alias("attributes"),
-        F.col("date_released").alias("updated_at"),
+    keyed = files.products.select(
+        "item_id", "title", "brand", "price_cents", F.col("date_released").alias("updated_at"), "attributes_json"
+    ).withColumn(
+        "keys", F.array_distinct(F.transform(F.json_object_keys("attributes_json"), lambda k: F.substring(k, 8, 1000)))
     )
-    items = shape_catalog(raw)
-    catalog = with_category_text(with_derived_category(items.rows, groups))
+    items = shape_catalog(with_attributes(with_derived_category(keyed, groups)))
     raters = [("final", "rating"), *((f"agent_{n}", f"agent_{n}_rating") for n in (1, 2, 3))]
     given = F.filter(
         F.array(*[F.struct(F.lit(rater).alias("rater"), F.col(c).alias("grade")) for rater, c in raters]),
@@ -102,4 +100,4 @@ def import_icecat(files: IcecatFiles, groups: int = GROUPS) -> IcecatImport:
     # Items by id and title alone: what makes an item acceptable, without parsing its attributes again.
     named = files.products.where(text_or_null("title").isNotNull()).select(F.trim("item_id").alias("item_id"))
     labels = shape_labels(judged, known_items=named)
-    return IcecatImport(catalog, labels.rows, items.refused.unionByName(labels.refused))
+    return IcecatImport(items.rows, labels.rows, items.refused.unionByName(labels.refused))

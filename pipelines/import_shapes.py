@@ -128,20 +128,6 @@ def shape_catalog(raw: DataFrame, *, source: str = "catalog") -> Shaped:
     return Shaped(as_contract(rows, CATALOG), union_refused(raw.sparkSession, parts))
 
 
-def with_category_text(catalog: DataFrame) -> DataFrame:
-    """A shaped catalogue whose `category` was set afterwards: its path and its text follow the category."""
-    category = F.col("category")
-    return as_contract(
-        catalog.withColumns(
-            {
-                "category_path": F.when(category.isNotNull(), F.array(category)).otherwise(F.array().cast("array<string>")),
-                "text": item_text(F.col("title"), F.col("brand"), category),
-            }
-        ).withColumn("text_hash", hashed("text")),
-        CATALOG,
-    )
-
-
 def shape_events(
     raw: DataFrame, *, zone: str, key: str, source: str = "click_log", time_format: str | None = None
 ) -> Shaped:

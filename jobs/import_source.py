@@ -1,0 +1,111 @@
+"""Bring a catalogue, a click log or judgments from outside into a home.
+
+Reads files. Writes catalog, click_log, users, relevance_labels and quarantine: rows read = rows accepted + rows
+refused, each refused row with its reason. Nothing in the home changes before the files have been read and understood.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame
+
+from jobs import sources
+from jobs.errors import DataError
+from jobs.home import Home
+
+JOB = "import"
+log = logging.getLogger(__name__)
+
+
+def icecat(home: Home, directory: Path, *, replace: bool = False) -> None:
+    """The Icecat catalogue and its human judgments (products.tsv.gz, judgments.tsv.gz)."""
+    from pipelines.import_icecat import import_icecat, read_icecat
+
+    with _readable(directory):
+        found = import_icecat(read_icecat(home.spark, directory))
+        _needs_rows(found.catalog, "item", directory)
+    sources.claim(home, "icecat", replace=replace)
+    refused = sources.quarantine(home, found.refused, job=JOB, day=_today())
+    items = sources.write_catalog(home, found.catalog, job=JOB)
+    labels = sources.write_table(home, "relevance_labels", found.labels, job=JOB, by="source")
+    log.info("Imported %d items and %d judgments, refused %d rows", items, labels, refused)
+
+
+def ubi(home: Home, file: Path, *, replace: bool = False) -> None:
+    """User Behavior Insights events."""
+    from pipelines.import_ubi import import_ubi, read_ubi
+
+    with _readable(file):
+        found = import_ubi(read_ubi(home.spark, file), zone=home.settings.corpus.zone, key=home.user_key())
+        _needs_rows(found.rows, "event", file)
+    if replace:
+        sources.claim(home, "ubi", replace=True)
+    refused = sources.quarantine(home, found.refused, job=JOB, day=_today())
+    events = sources.add_events(home, found.rows, job=JOB)
+    log.info("The log's touched days now hold %d events; refused %d rows", events, refused)
+
+
+def esci(home: Home, directory: Path, *, locale: str, replace: bool = False) -> None:
+    """The published ESCI files: catalogue, judgments, and a log that its train split stands in for."""
+    from pipelines.import_esci import import_esci, read_esci
+
+    with _readable(directory):
+        found = import_esci(read_esci(home.spark, directory, locale=locale), key=home.user_key())
+        _needs_rows(found.catalog, "product", directory)
+    sources.claim(home, f"esci-{locale}", replace=replace)
+    refused = sources.quarantine(home, found.refused, job=JOB, day=_today())
+    items = sources.write_catalog(home, found.catalog, job=JOB)
+    labels = sources.write_table(home, "relevance_labels", found.labels, job=JOB, by="source")
+    events = sources.add_events(home, found.click_log, job=JOB)
+    log.info("Imported %d items, %d judgments, %d events, refused %d rows", items, labels, events, refused)
+
+
+def table(home: Home, path: Path, mapping_file: Path, *, replace: bool = False) -> None:
+    """Any Parquet, CSV or Delta log, catalogue, users or judgments, by a mapping of columns."""
+    from pipelines.import_table import import_table, read_mapping, read_table
+
+    with _readable(mapping_file):
+        mapping = read_mapping(mapping_file)
+    with _readable(path):
+        raw = read_table(home.spark, path, mapping)
+        found = import_table(raw, mapping, zone=home.settings.corpus.zone, key=home.user_key())
+        _needs_rows(found.rows, "row", path)
+    if mapping.table == "catalog" or replace:
+        sources.claim(home, f"table:{path.name}", replace=replace)
+    refused = sources.quarantine(home, found.refused, job=JOB, day=_today())
+    if mapping.table == "catalog":
+        count = sources.write_catalog(home, found.rows, job=JOB)
+    elif mapping.table == "click_log":
+        count = sources.add_events(home, found.rows, job=JOB)
+    else:
+        by = "source" if mapping.table == "relevance_labels" else None
+        count = sources.write_table(home, mapping.table, found.rows, job=JOB, by=by)
+    log.info("%s now holds %d rows where they were touched; refused %d rows", mapping.table, count, refused)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """What an importer or Spark's readers say of a file that they cannot use, as an error about data."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise DataError(str(error)) from error
+    except PySparkException as error:
+        reason = error.getCondition() or str(error).splitlines()[0]
+        raise DataError(f"{path} cannot be read: {reason}.") from error
+
+
+def _needs_rows(rows: DataFrame, what: str, path: Path) -> None:
+    if rows.isEmpty():
+        raise DataError(f"{path} holds no usable {what}: nothing was imported.")
+
+
+def _today() -> dt.date:
+    """The day of the import: the wall clock is allowed here, since it only names a partition of `quarantine`."""
+    return dt.datetime.now(dt.UTC).date()

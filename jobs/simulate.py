@@ -1,0 +1,44 @@
+"""Make a marketplace, or clicks over any imported catalogue, from a seed.
+
+Writes catalog, users, click_log, relevance_labels (the simulator's true grades of queries that are not in the log) and
+quarantine. No judged query appears in a simulated log. docs/simulation.md says how shoppers behave.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+
+from jobs import sources
+from jobs.errors import DataError
+from jobs.home import Home
+
+JOB = "simulate"
+log = logging.getLogger(__name__)
+
+
+def catalogue(home: Home, *, items: int, users: int, seed: int, replace: bool = False) -> None:
+    """A made-up catalogue and its users."""
+    from pipelines.simulate_catalogue import simulate_catalogue
+
+    made = simulate_catalogue(home.spark, items=items, users=users, seed=seed)
+    sources.claim(home, f"simulated:{seed}", replace=replace)
+    count = sources.write_catalog(home, made.catalog, job=JOB)
+    people = sources.write_table(home, "users", made.users, job=JOB)
+    log.info("Made %d items and %d users", count, people)
+
+
+def clicks(home: Home, *, days: int, queries: int, seed: int, last_day: dt.date) -> None:
+    """A click log over the home's catalogue, and true grades for queries that the log does not hold."""
+    from pipelines.simulate_clicks import simulate_clicks
+
+    catalog = home.store.read(home.spark, "catalog")
+    if catalog.isEmpty():
+        raise DataError("There is no catalogue to click on: run `dsirm import` or `dsirm simulate catalogue` first.")
+    judged = home.store.read(home.spark, "relevance_labels").where("source <> 'simulation'").select("query").distinct()
+    users = home.store.read(home.spark, "users")
+    made = simulate_clicks(catalog, users, judged, days=days, last_day=last_day, queries=queries, seed=seed)
+    refused = sources.quarantine(home, made.refused, job=JOB, day=last_day)
+    events = sources.write_table(home, "click_log", made.click_log, job=JOB, by="event_date")
+    labels = sources.write_table(home, "relevance_labels", made.labels, job=JOB, by="source")
+    log.info("Made %d events, refused %d broken ones, kept %d true grades", events, refused, labels)
