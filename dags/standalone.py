@@ -5,6 +5,7 @@ Everything lives in `.airflow/` (override: AIRFLOW_HOME). Not for production: a 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import signal
@@ -57,10 +58,8 @@ def main() -> int:
     try:
         server.wait()
     finally:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
     return 0
 
 

@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 
 from jobs.errors import DataError
 from jobs.home import Home
-from jobs.storage import label
+from jobs.storage import Partition, label
 from pipelines import clicks
 from schemas.fingerprint import digest
 
@@ -41,8 +41,8 @@ def run(home: Home, days: Sequence[dt.date]) -> None:
     if not memos:
         return
     store, spark, limits = home.store, home.spark, home.settings.corpus
-    parts = [{"event_date": day} for day in memos]
-    quarantined = [{"run_date": day, "job": JOB} for day in memos]
+    parts: list[Partition] = [{"event_date": day} for day in memos]
+    quarantined: list[Partition] = [{"run_date": day, "job": JOB} for day in memos]
     pair_days, query_days = store.target("pair_days", *parts), store.target("query_days", *parts)
     quarantine = store.target("quarantine", *quarantined)
     log = store.read(spark, "click_log", *parts)
@@ -56,18 +56,19 @@ def run(home: Home, days: Sequence[dt.date]) -> None:
     views, nameless = clicks.join_views(kept)
     rows = views.rows.persist(StorageLevel.DISK_ONLY)
     refused = events.refused.unionByName(clicks.refused_events(nameless)).persist(StorageLevel.DISK_ONLY)
-    read, counted, out = log.count(), rows.agg(F.sum("events")).first()[0] or 0, refused.count()
+    (counted,) = rows.agg(F.coalesce(F.sum("events"), F.lit(0))).collect()[0]
+    read, out = log.count(), refused.count()
     if read != counted + out:
         raise DataError(
             f"{read} events read, but {counted} counted and {out} quarantined: {read - counted - out} lost."
         )
     counts = {"read": read, "accepted": counted, "quarantined": out}
-    by_day = {label(part): memos[part["event_date"]] for part in parts}
+    by_day = dict(zip(map(label, parts), memos.values(), strict=True))
     views = clicks.Views(rows)
     quarantine.replace(
         refused.withColumns({"run_date": F.col("event_date"), "job": F.lit(JOB)}).drop("event_date"),
         job=JOB,
-        memo={label(part): memos[part["run_date"]] for part in quarantined},
+        memo=dict(zip(map(label, quarantined), memos.values(), strict=True)),
         counts=counts,
     )
     query_days.replace(clicks.query_counts(views, events.texts), job=JOB, memo=by_day, counts=counts)

@@ -33,7 +33,8 @@ def find(ascending: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.
     if not len(ascending):
         return np.full(len(wanted), -1, dtype=np.int64)
     place = np.minimum(np.searchsorted(ascending, wanted), len(ascending) - 1)
-    return np.where(ascending[place] == wanted, place, -1)
+    found: NDArray[np.int64] = np.where(ascending[place] == wanted, place, -1)
+    return found
 
 
 def matrix(vectors: pa.ChunkedArray) -> NDArray[np.float32]:
@@ -44,7 +45,8 @@ def matrix(vectors: pa.ChunkedArray) -> NDArray[np.float32]:
     lengths = whole.value_lengths().to_numpy(zero_copy_only=False)
     if (lengths != width).any() or not np.isfinite(flat).all():
         raise ContractError("A column of vectors holds NaN or vectors of different widths.")
-    return flat.reshape(len(whole), width)
+    rows: NDArray[np.float32] = flat.reshape(len(whole), width)
+    return rows
 
 
 def load_vectors(home: Home, plan: Plan, table: str) -> Vectors:

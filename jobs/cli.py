@@ -1,4 +1,4 @@
-"""The `dsirm` command. Every job is a subcommand with the same options; imports are lazy so that --help answers at once."""
+"""The `dsirm` command. Every job is a subcommand with the same options; lazy imports let --help answer at once."""
 
 from __future__ import annotations
 
@@ -156,6 +156,16 @@ def publish_release(
 ) -> None:
     opened = _open(home, profile, settings)
     _module("publish-release").run(opened, _plan(opened, date, release), again=again)
+
+
+@app.command("demo", help=_doc("demo"))
+def demo(
+    home: HomeOption = HOME,
+    profile: ProfileOption = None,
+    settings: SettingsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    _show(_module("demo").run(_open(home, profile, settings)), as_json, "demo")
 
 
 @app.command("nightly", help=_doc("nightly"))

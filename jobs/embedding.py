@@ -11,13 +11,14 @@ from pyspark.sql import functions as F
 
 from jobs.home import Home
 from jobs.plan import Plan
+from jobs.storage import Partition
 from pipelines.embed import encode_texts, texts_to_encode
 
 
 def embed(home: Home, plan: Plan, table: str, texts: DataFrame, *, job: str) -> None:
     """Encode every text_hash of `texts` without a vector and add it to the partition of the plan's date."""
     store, encoder = home.store, home.settings.encoder
-    part = {"encoder_version": plan.encoder_version, "first_seen": plan.date}
+    part: Partition = {"encoder_version": plan.encoder_version, "first_seen": plan.date}
     target = store.target(table, part)
     known = store.read(home.spark, table, {"encoder_version": plan.encoder_version})
     missing = texts_to_encode(texts, known).persist(StorageLevel.DISK_ONLY)

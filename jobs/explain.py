@@ -14,6 +14,7 @@ import numpy as np
 from jobs import releases
 from jobs.errors import DataError
 from jobs.home import Home
+from jobs.storage import Partition
 from schemas.sids import LEVELS, shift_for, unpack
 from schemas.text import has_words, normalise_query, text_hash
 
@@ -54,7 +55,7 @@ def _category_names(home: Home, codebook_version: str) -> dict[int, str | None]:
 def _published(home: Home, release: str, query_id: int) -> list[tuple[int, list[float]]]:
     from schemas.query_sids import SHARDS
 
-    part = {"release": release, "shard": query_id % SHARDS}
+    part: Partition = {"release": release, "shard": query_id % SHARDS}
     rows = home.store.read_arrow("query_sids", part, columns=["query_id", "rank", "sid", "logps"])
     mine = rows.filter(np.equal(rows["query_id"].to_numpy(), query_id)).sort_by("rank").to_pylist()
     return [(row["sid"], row["logps"]) for row in mine]
@@ -68,7 +69,7 @@ def _predicted(home: Home, serving: dict[str, Any], text: str) -> list[tuple[int
 
     generator = load_generator(home.artifact("generator", serving["generator_version"]))
     encoder = home.settings.encoder
-    inputs = [text]
+    inputs: Any = [text]
     if generator.backend == "embedded":
         inputs = load_encoder(encoder.name, max_tokens=encoder.max_tokens).encode([text])
     sids = home.store.read_arrow("item_sids", {"release": serving["release"]}, columns=["sid"])["sid"].to_numpy()

@@ -6,7 +6,7 @@ artifact. A refit goes on from the current release's weights. Needs no Spark.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from jobs.generators import codebook_sizes, device, query_inputs, release_sids, 
 from jobs.home import Home
 from jobs.plan import Plan
 from jobs.progress import progress
+
+if TYPE_CHECKING:
+    from dsirm_models.generators import Generator
 
 JOB = "finetune-generator"
 
@@ -65,7 +68,9 @@ def run(home: Home, plan: Plan) -> None:
                 learning_rate=settings.lr,
                 seed=settings.seed,
             )
-            generator = train_embedded(EmbeddedData(queries.vectors, **targets), config=config, **shared).generator
+            generator: Generator = train_embedded(
+                EmbeddedData(queries.vectors, **targets), config=config, **shared
+            ).generator
         else:
             from dsirm_models.train_causal_lm import CausalLMConfig, train_causal_lm
 

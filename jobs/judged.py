@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from jobs.arrays import find, load_items, load_vectors
+from jobs.arrays import Items, find, load_items, load_vectors
 from jobs.errors import DataError
 from jobs.home import Home
 from jobs.plan import Plan
@@ -51,9 +51,8 @@ def load_judged(home: Home, plan: Plan) -> Judged | None:
     """
     columns = ["query", "query_id", "item_id", "rater", "source", "grade", "fold"]
     labels = home.store.read_arrow("relevance_labels", columns=columns)
-    final = labels.filter(
-        pc.and_(pc.equal(labels["rater"], "final"), pc.not_equal(pc.fill_null(labels["fold"], ""), "train"))
-    )
+    held_out = pc.not_equal(pc.fill_null(labels["fold"], ""), "train")
+    final = labels.filter(pc.and_(pc.equal(labels["rater"], "final"), held_out))
     source = next((name for name in SOURCES if name in final["source"].unique().to_pylist()), None)
     if source is None:
         return None
@@ -102,13 +101,21 @@ def _features(home: Home, plan: Plan, final: pa.Table) -> pa.Table:
     missing = sum(key not in place for key in wanted)
     if missing:
         raise DataError(
-            f"{missing} of {len(wanted)} judged pairs have no features in {plan.release}: the judgments changed since it "
-            "was made. Run `dsirm nightly`, then evaluate."
+            f"{missing} of {len(wanted)} judged pairs have no features in {plan.release}: the judgments changed since "
+            "it was made. Run `dsirm nightly`, then evaluate."
         )
     return labelled.take(pa.array([place[key] for key in wanted], pa.int64()))
 
 
-def _dense(home, plan, items, queries, query_vectors, query_row, item_row):  # type: ignore[no-untyped-def]
+def _dense(
+    home: Home,
+    plan: Plan,
+    items: Items,
+    queries: list[str],
+    query_vectors: NDArray[np.float32],
+    query_row: NDArray[np.int64],
+    item_row: NDArray[np.int64],
+) -> tuple[NDArray[np.float32], tuple[str, ...]]:
     from dsirm_models.text_features import Bm25, dense_features
 
     names = sorted({name for name in items.categories if name is not None})

@@ -9,6 +9,8 @@ import datetime as dt
 import importlib
 import logging
 import time
+from collections.abc import Callable
+from functools import partial
 
 from jobs import releases
 from jobs.home import Home
@@ -46,16 +48,17 @@ def run(home: Home, date: dt.date | None = None, *, refit: bool = False) -> Plan
     log.info("Release %s: %s", plan.release, "training models" if plan.fit else f"models of {plan.parent}")
     begin = time.monotonic()
     aggregate = importlib.import_module("jobs.aggregate_day")
-    _timed("aggregate_day", lambda: aggregate.run(home, [dt.date.fromisoformat(day) for day in plan.days]))
+    days = [dt.date.fromisoformat(day) for day in plan.days]
+    _timed("aggregate_day", partial(aggregate.run, home, days))
     for name in CHAIN:
         job = importlib.import_module(f"jobs.{name}")
-        _timed(name, lambda job=job: job.run(home, plan))  # type: ignore[misc]
+        _timed(name, partial(job.run, home, plan))
     finish(home)
     log.info("Release %s took %.0f s", plan.release, time.monotonic() - begin)
     return plan
 
 
-def _timed(name: str, work: object) -> None:
+def _timed(name: str, work: Callable[[], object]) -> None:
     begin = time.monotonic()
-    work()  # type: ignore[operator]
+    work()
     log.info("%s done in %.1f s", name.replace("_", "-"), time.monotonic() - begin)

@@ -10,7 +10,7 @@ import dataclasses
 import datetime as dt
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jobs import releases
 from jobs.errors import DataError
@@ -54,71 +54,40 @@ def make_plan(home: Home, date: dt.date | None = None, *, refit: bool = False) -
 
     Raises:
         DataError: no log or catalogue, no event on that date, or an encoder that the current models did not learn with.
-
     """
     as_of, days = window(home, date)
-    settings, store = home.settings, home.store
-    inputs = {
-        f"click_log/{mark}": print_
-        for mark, print_ in store.fingerprints("click_log").items()
-        if mark in {label({"event_date": day}) for day in days}
-    }
-    for name in ("catalog", "relevance_labels"):
-        inputs |= {f"{name}/{mark}".rstrip("/"): print_ for mark, print_ in store.fingerprints(name).items()}
-    if "catalog" not in inputs:
-        raise DataError("There is no catalogue yet: run `dsirm import` or `dsirm simulate catalogue` first.")
-    corpus_inputs = {key: print_ for key, print_ in inputs.items() if not key.startswith("relevance_labels")}
-    corpus_memo = digest(
-        {"inputs": corpus_inputs, "settings": settings.corpus.model_dump(mode="json"), "date": str(as_of)}
-    )
+    settings = home.settings
+    inputs = _inputs(home, days)
+    corpus = {key: mark for key, mark in inputs.items() if not key.startswith("relevance_labels")}
+    corpus_memo = digest({"inputs": corpus, "settings": settings.corpus.model_dump(mode="json"), "date": str(as_of)})
     from dsirm_models.encoder import encoder_version
 
     encoder = encoder_version(settings.encoder.name, max_tokens=settings.encoder.max_tokens)
-    rows = releases.history(store)
-    serving = releases.current(store)
+    rows = releases.history(home.store)
+    serving = releases.current(home.store)
     parent = _resumed_parent(home, rows, as_of, inputs) if refit else serving
-    if serving and not refit and serving["encoder_version"] != encoder:
+    warm = _Warm(None, None)
+    if serving is None or refit:
+        warm = _warm_start(home, parent, encoder)
+        learned = {"corpus": corpus_memo, "encoder": encoder}
+        quantizer = settings.quantizer.model_dump(mode="json")
+        codebook = version_of("quantizer", {**learned, "settings": quantizer, "parent": warm.codebook})
+        learned |= {"codebook": codebook}
+        trained = settings.generator.model_dump(mode="json", exclude={"beams"})
+        generator = version_of("generator", {**learned, "settings": trained, "parent": warm.generator})
+    elif serving["encoder_version"] != encoder:
         raise DataError(
             f"The current release was made with the encoder {serving['encoder_version']}, the settings ask for "
             f"{encoder}. Vectors of two encoders do not mix: run `dsirm nightly --refit`, or set the encoder back."
         )
-    fit = refit or serving is None
-    if fit:
-        learned = {"corpus": corpus_memo, "encoder": encoder}
-        warm = parent if parent and parent["encoder_version"] == encoder else None
-        codebook = version_of(
-            "quantizer",
-            {
-                **learned,
-                "settings": settings.quantizer.model_dump(mode="json"),
-                "parent": warm and warm["codebook_version"],
-            },
-        )
-        generator = version_of(
-            "generator",
-            {
-                **learned,
-                "settings": settings.generator.model_dump(mode="json", exclude={"beams"}),
-                "codebook": codebook,
-                "parent": warm and warm["generator_version"],
-            },
-        )
     else:
-        assert serving is not None
-        warm = None
         codebook, generator = serving["codebook_version"], serving["generator_version"]
-    content = {
-        "settings": settings.config_hash(),
-        "encoder": encoder,
-        "codebook": codebook,
-        "generator": generator,
-        "inputs": inputs,
-    }
+    content = {"settings": settings.config_hash(), "encoder": encoder, "codebook": codebook, "generator": generator}
     plan = Plan(
-        release=release_id(str(as_of), content),
+        release=release_id(str(as_of), {**content, "inputs": inputs}),
         as_of_date=str(as_of),
         days=tuple(map(str, days)),
-        fit=fit,
+        fit=serving is None or refit,
         encoder_version=encoder,
         codebook_version=codebook,
         generator_version=generator,
@@ -126,14 +95,52 @@ def make_plan(home: Home, date: dt.date | None = None, *, refit: bool = False) -
         inputs=inputs,
         parent=parent["release"] if parent else None,
         seen=int(rows[-1]["sequence"]) if rows else 0,
-        parent_codebook=warm and warm["codebook_version"],
-        parent_generator=warm and warm["generator_version"],
+        parent_codebook=warm.codebook,
+        parent_generator=warm.generator,
         config_hash=settings.config_hash(),
     )
     _write(home.plan_file(plan.release), dataclasses.asdict(plan))
     if refit:
         _write(_pending(home), {"as_of_date": str(as_of), "inputs": inputs, "parent": plan.parent})
     return plan
+
+
+class _Warm(NamedTuple):
+    """Models that a training goes on from; None: from scratch."""
+
+    codebook: str | None
+    generator: str | None
+
+
+def _warm_start(home: Home, parent: releases.Row | None, encoder: str) -> _Warm:
+    """The parent's models where they have the shape that the settings ask for."""
+    if parent is None or parent["encoder_version"] != encoder:
+        return _Warm(None, None)
+    from dsirm_models.artifacts import read_manifest
+
+    quantizer = home.settings.quantizer
+    old = read_manifest(home.artifact("quantizer", parent["codebook_version"]), kind="quantizer")["settings"]
+    shape = (tuple(old["codebook_sizes"]), old["dim"], old["hidden"])
+    if shape != (quantizer.codebook_sizes, quantizer.dim, quantizer.hidden):
+        return _Warm(None, None)
+    generator = read_manifest(home.artifact("generator", parent["generator_version"]), kind="generator")
+    wanted = home.settings.generator
+    hidden = generator.get("sizes", {}).get("hidden", wanted.hidden)
+    same = generator["backend"] == wanted.backend and hidden == wanted.hidden
+    return _Warm(parent["codebook_version"], parent["generator_version"] if same else None)
+
+
+def _inputs(home: Home, days: list[dt.date]) -> dict[str, str]:
+    """Source partition -> content fingerprint, of everything a release is computed from."""
+    wanted = {label({"event_date": day}) for day in days}
+    log = home.store.fingerprints("click_log")
+    inputs = {f"click_log/{part}": mark for part, mark in sorted(log.items()) if part in wanted}
+    for name in ("catalog", "relevance_labels"):
+        marks = home.store.fingerprints(name)
+        inputs |= {f"{name}/{part}".rstrip("/"): mark for part, mark in sorted(marks.items())}
+    if "catalog" not in inputs:
+        raise DataError("There is no catalogue yet: run `dsirm import` or `dsirm simulate catalogue` first.")
+    return inputs
 
 
 def load_plan(home: Home, release: str) -> Plan:

@@ -43,6 +43,15 @@ def summary(data: dict[str, Any]) -> None:
     _console().print(f"Look further: dsirm status | coverage | evaluate | explain --query ... (--home {data['home']})")
 
 
+def demo(data: dict[str, Any]) -> None:
+    """What the demo made and where to look."""
+    summary(data["summary"])
+    coverage({**data["coverage"], "slices": [s for s in data["coverage"]["slices"] if "category=" not in s["slice"]]})
+    ranker_metrics({**data["ranker"], "rows": [row for row in data["ranker"]["rows"] if row["slice"] == "all"]})
+    explanation(data["example"])
+    _console().print(f"Done in {data['seconds']} s.")
+
+
 def status(data: dict[str, Any]) -> None:
     """What a home holds."""
     days = data["log_days"]

@@ -101,7 +101,7 @@ class QuantizerSettings(Section):
     tau: float = Field(0.07, gt=0, description="Temperature of InfoNCE.")
     batch: Annotated[int, Field(ge=2)] = 1024
     max_steps: Positive = 3000
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(3e-3, gt=0)
     ema_decay: float = Field(0.99, gt=0, lt=1)
     contrastive_weight: float = Field(1.0, ge=0)
     commitment_weight: float = Field(1.0, ge=0)
@@ -129,7 +129,7 @@ class GeneratorSettings(Section):
     steps: Positive = Field(2000, description="causal_lm: optimiser steps.")
     batch: Positive = Field(128, description="Queries per optimiser step.")
     accumulation: Positive = Field(1, description="causal_lm: micro-batches that a step is cut into.")
-    lr: float = Field(2e-3, gt=0)
+    lr: float = Field(1e-3, gt=0)
     hidden: Positive = Field(256, description="embedded: width.")
     seed: int = 23
 
@@ -159,8 +159,8 @@ class RankerSettings(Section):
     folds: Annotated[int, Field(ge=2)] = 5
     seeds: Positive = 3
     draws: Positive = Field(2000, description="Bootstrap draws behind every interval.")
-    hidden: Positive = 32
-    steps: Positive = 300
+    hidden: Positive = Field(64, description="Width of the first layer; the second has half.")
+    steps: Positive = Field(150, description="Optimiser steps of a fit; a few thousand pairs need no more.")
 
 
 class Gates(Section):
@@ -208,8 +208,9 @@ def load_settings(
         if profile not in known:
             raise DataError(f"There is no profile {profile!r}. Known: {', '.join(known)}.")
         layers.append(_read_toml(PROFILES / f"{profile}.toml"))
-    if file is not None or (file := home / "dsirm.toml").is_file():
-        layers.append(_read_toml(file))
+    own = home / "dsirm.toml"
+    if file is not None or own.is_file():
+        layers.append(_read_toml(file or own))
     layers.append(_from_environment(environ))
     merged: dict[str, Any] = {}
     for layer in layers:

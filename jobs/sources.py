@@ -34,8 +34,8 @@ def claim(home: Home, source: str, *, replace: bool) -> None:
     held = json.loads(marker.read_text(encoding="utf-8"))["source"] if marker.is_file() else None
     if held and held != source and not replace:
         raise DataError(
-            f"{home.root} holds the marketplace {held!r}; one home holds one. Import {source!r} into another --home, or "
-            "pass --replace, which deletes what is there: tables, models, releases."
+            f"{home.root} holds the marketplace {held!r}; one home holds one. Import {source!r} into another --home, "
+            "or pass --replace, which deletes what is there: tables, models, releases."
         )
     if replace:
         _empty(home)
@@ -89,7 +89,7 @@ def write_table(home: Home, name: str, rows: DataFrame, *, job: str, by: str | N
 
 
 def add_events(home: Home, events: DataFrame, *, job: str) -> int:
-    """Add events to the log: the days they belong to are rewritten, an event id that a day holds already is left out."""
+    """Add events to the log: their days are rewritten, an event id that a day holds already is left out."""
     days = [row["event_date"] for row in events.select("event_date").distinct().collect()]
     if not days:
         return 0

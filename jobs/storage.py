@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import deltalake
 import pyarrow as pa
@@ -294,7 +294,7 @@ def conform(rows: DataFrame, table: Table) -> DataFrame:
     """The contract's columns in its order. Raises ContractError naming every missing or wrongly typed column."""
     from pyspark.sql.types import StructType
 
-    wanted = StructType.fromDDL(table.ddl)
+    wanted = cast(StructType, StructType.fromDDL(table.ddl))
     have = {field.name: field.dataType for field in rows.schema}
     problems = [f"{f.name} is missing" for f in wanted if f.name not in have]
     problems += [

@@ -49,8 +49,9 @@ def run(home: Home, plan: Plan) -> None:
     old = None
     if plan.parent_codebook:
         old = TrainedQuantizer.load(home.artifact("quantizer", plan.parent_codebook))
+    # A refit keeps the category map: a code's meaning must not change, and a new category waits for a fresh start.
     room = settings.codebook_sizes[0] - settings.reserved
-    categories = map_categories(items.categories, room=room, keep=old.meta["categories"] if old else [])
+    categories = list(old.meta["categories"]) if old else map_categories(items.categories, room=room)
     code_of = {name: code for code, name in enumerate(categories)}
     level1 = np.array([code_of.get(name or "", -1) for name in items.categories], dtype=np.int32)
     data = PairData(
@@ -74,6 +75,7 @@ def run(home: Home, plan: Plan) -> None:
             commitment=settings.commitment_weight,
             reconstruction=settings.reconstruction_weight,
         ),
+        pair_weights="sample",
         batch_size=settings.batch,
         ema_decay=settings.ema_decay,
         learning_rate=settings.lr,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +28,7 @@ def assign_items(
         embeddings.select("text_hash", "embedding"), "text_hash"
     )
 
-    def batches(tables: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def batches(tables: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in tables:
             vectors = batch.column("embedding")
             width = len(vectors[0]) if len(vectors) else 0

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-import pandas as pd
+import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import StringType
 
 from schemas.text import normalise_query
 
@@ -16,10 +15,10 @@ ASCII = r"^[\x00-\x7F]*$"
 ASCII_SPACE = r"[\x00-\x20\x7F]+"
 
 
-@F.pandas_udf(StringType())  # type: ignore[call-overload]
-def _normalise_unicode(batches: Iterator[pd.Series]) -> Iterator[pd.Series]:
-    for texts in batches:
-        yield texts.map(lambda text: None if text is None else normalise_query(text))
+def _normalised(tables: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in tables:
+        texts = [normalise_query(text) for text in batch.column("_raw").to_pylist()]
+        yield pa.RecordBatch.from_arrays([batch.column("_raw"), pa.array(texts, pa.string())], ["_raw", "_normal"])
 
 
 def with_normalised_query(events: DataFrame, query: str = "query") -> DataFrame:
@@ -34,7 +33,7 @@ def with_normalised_query(events: DataFrame, query: str = "query") -> DataFrame:
         events.where(~is_ascii)
         .select(F.col(query).alias("_raw"))
         .distinct()
-        .withColumn("_normal", _normalise_unicode("_raw"))
+        .mapInArrow(_normalised, "_raw STRING, _normal STRING")
     )
     joined = events.join(others, events[query] == others["_raw"], "left")
     return joined.withColumn(query, F.when(is_ascii, native).otherwise(F.col("_normal"))).drop("_raw", "_normal")

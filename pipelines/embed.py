@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import pyarrow as pa
 from pyspark.sql import Column, DataFrame
@@ -26,7 +26,7 @@ def encode_texts(
     workers, where it must load its model at most once.
     """
 
-    def batches(tables: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def batches(tables: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in tables:
             vectors = encode(batch.column("text").to_pylist())
             yield pa.RecordBatch.from_arrays(

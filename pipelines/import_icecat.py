@@ -64,14 +64,14 @@ def with_attributes(rows: DataFrame, json: str = "attributes_json") -> DataFrame
         lambda e: F.struct(
             F.substring(e["key"], 8, 1000).alias("name"),
             F.translate(F.substring(e["key"], 6, 1), "tnb", "012").alias("kind"),
-            F.when(e["value"].endswith(".0"), F.substring_index(e["value"], ".", 1)).otherwise(e["value"]).alias("value"),
+            F.when(e["value"].endswith(".0"), F.substring_index(e["value"], ".", 1))
+            .otherwise(e["value"])
+            .alias("value"),
         ),
     )
     told = F.array_sort(F.filter(typed, lambda e: (e["name"] != "") & (e["value"] != "")))
     # Entries beside their predecessors: one whose predecessor has its name is the same attribute of a lesser type.
-    before = F.concat(
-        F.array(F.lit(None).cast(ENTRY)), F.slice("_told", 1, F.greatest(F.size("_told") - 1, F.lit(0)))
-    )
+    before = F.concat(F.array(F.lit(None).cast(ENTRY)), F.slice("_told", 1, F.greatest(F.size("_told") - 1, F.lit(0))))
     first = F.zip_with("_told", "_before", lambda e, b: F.when(b["name"].isNull() | (b["name"] != e["name"]), e))
     pairs = F.transform(F.filter(first, lambda e: e["name"].isNotNull()), lambda e: F.struct(e["name"], e["value"]))
     staged = rows.withColumn("_told", told).withColumn("_before", before)
