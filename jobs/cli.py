@@ -362,6 +362,8 @@ def simulate_clicks(
 
 def main() -> None:
     """Entry point: runs a command and turns what went wrong into a message and an exit code."""
+    # Threads that spin while they wait starve Spark on a small machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _configure_logging()
     from jobs.errors import EXIT_DATA, EXIT_TRANSIENT, ConcurrentWrite, DataError
 

@@ -47,7 +47,7 @@ def run(home: Home, plan: Plan) -> None:
             found = beam_search(generator, index, queries.take(rows, generator.backend), beams)
             parts.append(_rows(queries.ids[rows], found.sids, found.codes, found.logps, found.complete))
             advance(begin + len(rows), len(missing))
-    whole = pa.concat_tables(parts)
+    whole = pa.concat_tables([part.cast(copied.schema) for part in parts])
     end = releases.day_end(plan.date)
     constants = {
         "release": pa.scalar(plan.release),

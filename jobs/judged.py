@@ -36,7 +36,7 @@ class Judged(NamedTuple):
     depth: NDArray[np.int64]
     """(N,) 0..3, -1 where query or item has no SID."""
     soft: NDArray[np.float32]
-    """(N, 4) soft ss, then the log-probability of the item's own SID per level, floored; 0 and the floor without SID."""
+    """(N, 4) soft ss, then the floored log-probability of the item's own SID per level; 0 and the floor without SID."""
 
 
 LOGP_FLOOR = -20.0

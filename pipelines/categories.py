@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,11 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # Keys that say how a thing is shipped, measured or certified, not what it is.
 SHIPPING_KEY = re.compile(
     r"(^|_)(package|pallet|carton|case|weight|width|height|depth|length|dimensions?|temperature|humidity|altitude"
@@ -26,287 +31,29 @@ SHIPPING_KEY = re.compile(
     r"|status|manual|compliance|sustainability|energy|imperial|shape|material|compatib\w+|brand|purpose|segment)(_|$)"
 )
 # The only words of fewer than four letters that may name a category: the others are mostly model codes.
-SHORT_NOUNS = frozenset(
-    [
-        "tv",
-        "ups",
-        "kvm",
-        "pdu",
-        "cd",
-        "dvd",
-        "ssd",
-        "hub",
-        "ink",
-        "fan",
-        "bag",
-        "mat",
-        "pen",
-        "toy",
-        "cup",
-        "cap",
-        "pad",
-        "box",
-        "bed",
-        "pot",
-    ]
-)
+SHORT_NOUNS = _words("tv ups kvm pdu cd dvd ssd hub ink fan bag mat pen toy cup cap pad box bed pot")
 # Nouns that name something only together with the word before them.
-GENERIC_NOUNS = frozenset(
-    [
-        "unit",
-        "units",
-        "device",
-        "devices",
-        "part",
-        "parts",
-        "accessory",
-        "accessories",
-        "component",
-        "components",
-        "system",
-        "systems",
-        "equipment",
-        "card",
-        "cards",
-        "kit",
-        "kits",
-        "set",
-        "sets",
-        "pack",
-        "supply",
-        "switch",
-        "screen",
-        "panel",
-        "drive",
-        "head",
-        "port",
-        "media",
-        "format",
-        "station",
-        "license",
-        "board",
-    ]
+GENERIC_NOUNS = _words(
+    "unit units device devices part parts accessory accessories component components system systems equipment "
+    "card cards kit kits set sets pack supply switch screen panel drive head port media format station license "
+    "board"
 )
 # Nouns that name something only together with the word after them.
-LEADING_NOUNS = frozenset(
-    [
-        "power",
-        "network",
-        "networking",
-        "interface",
-        "audio",
-        "video",
-        "laser",
-        "parallel",
-        "hard",
-        "mobile",
-        "data",
-        "hand",
-    ]
-)
+LEADING_NOUNS = _words("power network networking interface audio video laser parallel hard mobile data hand")
 # Words that no category is named after: grammar, colours, units, marketing, materials of a description.
-NOT_NOUNS = frozenset(
-    [
-        "with",
-        "for",
-        "and",
-        "the",
-        "of",
-        "in",
-        "to",
-        "a",
-        "an",
-        "on",
-        "by",
-        "from",
-        "pcs",
-        "piece",
-        "pieces",
-        "black",
-        "white",
-        "grey",
-        "gray",
-        "blue",
-        "red",
-        "silver",
-        "yellow",
-        "cyan",
-        "magenta",
-        "green",
-        "original",
-        "inch",
-        "pixels",
-        "full",
-        "ultra",
-        "dpi",
-        "ppm",
-        "mbit",
-        "watt",
-        "gen",
-        "high",
-        "standard",
-        "series",
-        "value",
-        "pro",
-        "premium",
-        "professional",
-        "plus",
-        "super",
-        "single",
-        "type",
-        "serial",
-        "capacity",
-        "equivalent",
-        "pages",
-        "sheets",
-        "year",
-        "years",
-        "duplex",
-        "multimode",
-        "singlemode",
-        "snagless",
-        "molded",
-        "shielded",
-        "unshielded",
-        "booted",
-        "assembled",
-        "utp",
-        "sstp",
-        "stp",
-        "male",
-        "female",
-        "port",
-        "ports",
-        "internal",
-        "external",
-        "indoor",
-        "outdoor",
-        "wired",
-        "wireless",
-        "bluetooth",
-        "color",
-        "colour",
-        "colours",
-        "light",
-        "dark",
-        "large",
-        "small",
-        "medium",
-        "size",
-        "format",
-        "multi",
-        "purpose",
-        "dual",
-        "core",
-        "matt",
-        "matte",
-        "gloss",
-        "glossy",
-        "windows",
-        "vista",
-        "home",
-        "business",
-        "basic",
-        "use",
-        "low",
-        "profile",
-        "lga",
-        "socket",
-        "ghz",
-        "ddr",
-        "sdram",
-        "sdr",
-        "gddr",
-        "li",
-        "ion",
-        "lead",
-        "acid",
-        "sealed",
-        "vrla",
-        "rechargeable",
-        "alkaline",
-        "style",
-        "vertical",
-        "cat",
-        "category",
-        "jacket",
-        "wall",
-        "rack",
-        "mountable",
-        "compatible",
-        "express",
-        "pci",
-        "ata",
-        "sata",
-        "usb",
-        "vga",
-        "dvi",
-        "hdmi",
-        "displayport",
-        "lan",
-        "ethernet",
-        "fast",
-        "gigabit",
-        "wi",
-        "fi",
-        "lcd",
-        "led",
-        "tft",
-        "hd",
-        "smart",
-        "android",
-        "intel",
-        "xeon",
-        "nvidia",
-        "geforce",
-        "amd",
-        "radeon",
-        "core",
-        "singlepack",
-        "multipack",
-        "patchcord",
-        "cms",
-        "sm",
-        "mm",
-        "am",
-        "pm",
-        "line",
-        "interactive",
-        "output",
-        "input",
-        "ceiling",
-        "flat",
-        "desk",
-        "mini",
-        "micro",
-        "compact",
-        "portable",
-        "universal",
-        "digital",
-        "mobile",
-        "packs",
-        "spare",
-        "over",
-        "select",
-        "unmanaged",
-        "managed",
-        "onsite",
-        "vesa",
-        "optional",
-        "cleaning",
-        "rugged",
-        "retail",
-        "bulk",
-        "box",
-        "boxed",
-        "oem",
-        "replacement",
-        "refurbished",
-        "direct",
-        "thermal",
-        "dot",
-        "matrix",
-    ]
+NOT_NOUNS = _words(
+    "with for and the of in to a an on by from pcs piece pieces black white grey gray blue red silver yellow cyan "
+    "magenta green original inch pixels full ultra dpi ppm mbit watt gen high standard series value pro premium "
+    "professional plus super single type serial capacity equivalent pages sheets year years duplex multimode "
+    "singlemode snagless molded shielded unshielded booted assembled utp sstp stp male female port ports internal "
+    "external indoor outdoor wired wireless bluetooth color colour colours light dark large small medium size "
+    "format multi purpose dual core matt matte gloss glossy windows vista home business basic use low profile lga "
+    "socket ghz ddr sdram sdr gddr li ion lead acid sealed vrla rechargeable alkaline style vertical cat category "
+    "jacket wall rack mountable compatible express pci ata sata usb vga dvi hdmi displayport lan ethernet fast "
+    "gigabit wi fi lcd led tft hd smart android intel xeon nvidia geforce amd radeon core singlepack multipack "
+    "patchcord cms sm mm am pm line interactive output input ceiling flat desk mini micro compact portable "
+    "universal digital mobile packs spare over select unmanaged managed onsite vesa optional cleaning rugged "
+    "retail bulk box boxed oem replacement refurbished direct thermal dot matrix"
 )
 GROUPS = 240
 SAMPLE = 30_000
@@ -348,13 +95,13 @@ def _vectors(items: pd.DataFrame, vocabulary: dict[str, int], weights: np.ndarra
     values = weights[columns] if columns else np.zeros(0)
     matrix = sp.csr_matrix((values, (rows, columns)), shape=(len(items), len(vocabulary)))
     parts = sp.hstack([_unit(matrix[:, :key_count]), TITLE_SHARE * _unit(matrix[:, key_count:])])
-    return _unit(parts.tocsr())
+    return _unit(sp.csr_matrix(parts))
 
 
 def _unit(matrix: sp.csr_matrix) -> sp.csr_matrix:
     lengths = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
     lengths[lengths == 0] = 1.0
-    return (sp.diags(1.0 / lengths) @ matrix).tocsr()
+    return sp.csr_matrix(sp.diags(1.0 / lengths) @ matrix)
 
 
 def _first_centres(vectors: sp.csr_matrix, groups: int) -> list[int]:
@@ -487,9 +234,10 @@ def with_derived_category(items: DataFrame, groups: int = GROUPS) -> DataFrame:
     sample["keys"] = [sorted(keys) for keys in sample["keys"]]
     model = fit_categories(sample.sort_values(["item_id", "title"], kind="stable").reset_index(drop=True), groups)
 
-    def assign(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+    def assign(batches: Iterable[pd.DataFrame]) -> Iterator[pd.DataFrame]:
         for batch in batches:
-            yield batch.assign(category=assign_categories(model, batch))
+            found = assign_categories(model, batch)
+            yield batch.assign(category=pd.Series(found, index=batch.index, dtype=object))
 
     schema = StructType([*items.schema.fields, StructField("category", StringType())])
     return items.mapInPandas(assign, schema)

@@ -118,8 +118,8 @@ def pseudonym(user: str | Column, key: str) -> Column:
 def time_from(column: Column, time_format: str | None = None) -> Column:
     """A time from outside as a UTC timestamp; NULL where it cannot be read.
 
-    With `time_format` (Spark's pattern letters) by that pattern. Else ISO 8601 (UTC where no zone is given), or seconds,
-    milliseconds or microseconds since 1970 as 9-11, 12-14 or 15-17 digits.
+    With `time_format` (Spark's pattern letters) by that pattern. Else ISO 8601 (UTC where no zone is given), or
+    seconds, milliseconds or microseconds since 1970 as 9-11, 12-14 or 15-17 digits.
     """
     text = F.trim(column.cast("string"))
     if time_format is not None:

@@ -1,4 +1,4 @@
-"""The words of the simulated marketplace: departments, their categories and attributes, and what else people call things.
+"""The words of the simulated marketplace: departments with their categories and attributes.
 
 Plain data. Category names are unique over all departments.
 """
@@ -20,19 +20,21 @@ class Department(NamedTuple):
     price: int  # typical price, whole currency units
 
 
+def _list(text: str, separator: str = ",") -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(separator))
+
+
 def _department(
     name: str, categories: str, materials: str, sizes: str, styles: str, features: str, price: int
 ) -> Department:
-    lists = (
-        tuple(part.strip() for part in text.split(",")) for text in (categories, materials, sizes, styles, features)
-    )
-    return Department(name, *lists, price)
+    return Department(name, _list(categories), _list(materials), _list(sizes), _list(styles), _list(features), price)
 
 
 DEPARTMENTS: tuple[Department, ...] = (
     _department(
         "furniture",
-        "sofa, office chair, dining table, bookcase, wardrobe, coffee table, bed frame, nightstand, bar stool, shoe rack",
+        "sofa, office chair, dining table, bookcase, wardrobe, coffee table, bed frame, nightstand, "
+        "bar stool, shoe rack",
         "oak, pine, walnut, metal, velvet, leather",
         "small, medium, large, extra large",
         "modern, rustic, industrial, scandinavian, vintage",
@@ -41,7 +43,8 @@ DEPARTMENTS: tuple[Department, ...] = (
     ),
     _department(
         "kitchen",
-        "frying pan, saucepan, chef knife, cutting board, electric kettle, toaster, stand mixer, espresso maker, food container, "
+        "frying pan, saucepan, chef knife, cutting board, electric kettle, toaster, stand mixer, "
+        "espresso maker, food container, "
         "spice grinder",
         "stainless steel, cast iron, ceramic, bamboo, glass, aluminium",
         "small, medium, large, family size",
@@ -51,7 +54,8 @@ DEPARTMENTS: tuple[Department, ...] = (
     ),
     _department(
         "bedding",
-        "duvet cover, pillow, mattress topper, bed sheet, blanket, bedspread, pillowcase, mattress protector, quilt, throw",
+        "duvet cover, pillow, mattress topper, bed sheet, blanket, bedspread, pillowcase, "
+        "mattress protector, quilt, throw",
         "cotton, linen, bamboo, microfibre, wool, satin",
         "single, double, queen, king",
         "plain, striped, floral, checked",
@@ -60,7 +64,8 @@ DEPARTMENTS: tuple[Department, ...] = (
     ),
     _department(
         "lighting",
-        "floor lamp, table lamp, ceiling light, pendant light, wall light, string lights, night light, light bulb, desk light, "
+        "floor lamp, table lamp, ceiling light, pendant light, wall light, string lights, night light, "
+        "light bulb, desk light, "
         "solar lantern",
         "brass, glass, paper, metal, wood, fabric",
         "small, medium, large",
@@ -88,7 +93,8 @@ DEPARTMENTS: tuple[Department, ...] = (
     ),
     _department(
         "shoes",
-        "running shoes, sneakers, ankle boots, sandals, loafers, hiking boots, high heels, slippers, rain boots, football boots",
+        "running shoes, sneakers, ankle boots, sandals, loafers, hiking boots, high heels, slippers, "
+        "rain boots, football boots",
         "leather, suede, canvas, mesh, rubber, synthetic",
         "size 37, size 39, size 41, size 43, size 45",
         "casual, sporty, elegant, outdoor",
@@ -133,7 +139,8 @@ DEPARTMENTS: tuple[Department, ...] = (
     ),
     _department(
         "baby",
-        "stroller, baby carrier, high chair, changing table, baby bottle, pacifier, crib, diaper bag, baby monitor, playpen",
+        "stroller, baby carrier, high chair, changing table, baby bottle, pacifier, crib, diaper bag, "
+        "baby monitor, playpen",
         "cotton, silicone, plastic, wood, aluminium, muslin",
         "newborn, 0-6 months, 6-12 months, 1-3 years",
         "classic, modern, animal print, pastel",
@@ -142,7 +149,8 @@ DEPARTMENTS: tuple[Department, ...] = (
     ),
     _department(
         "sports",
-        "yoga mat, dumbbell, resistance band, tennis racket, football, basketball, jump rope, exercise bike, swim goggles, "
+        "yoga mat, dumbbell, resistance band, tennis racket, football, basketball, jump rope, "
+        "exercise bike, swim goggles, "
         "boxing gloves",
         "rubber, steel, foam, carbon, nylon, leather",
         "junior, small, medium, large",
@@ -152,7 +160,8 @@ DEPARTMENTS: tuple[Department, ...] = (
     ),
     _department(
         "outdoor",
-        "tent, sleeping bag, camping stove, headlamp, hiking poles, cool box, hammock, camping chair, water bottle, rope",
+        "tent, sleeping bag, camping stove, headlamp, hiking poles, cool box, hammock, camping chair, "
+        "water bottle, rope",
         "nylon, polyester, aluminium, steel, canvas, down",
         "1 person, 2 person, 4 person, 6 person",
         "ultralight, family, expedition, festival",
@@ -161,7 +170,8 @@ DEPARTMENTS: tuple[Department, ...] = (
     ),
     _department(
         "cycling",
-        "mountain bike, city bike, bike helmet, bike lock, bike pump, cycling jersey, bike light, saddle, pannier, bike rack",
+        "mountain bike, city bike, bike helmet, bike lock, bike pump, cycling jersey, bike light, saddle, "
+        "pannier, bike rack",
         "aluminium, carbon, steel, mesh, gel, nylon",
         "kids, small, medium, large",
         "road, trail, commuter, touring",
@@ -170,7 +180,8 @@ DEPARTMENTS: tuple[Department, ...] = (
     ),
     _department(
         "garden",
-        "garden hose, lawn mower, flower pot, garden bench, hedge trimmer, watering can, raised bed, barbecue, parasol, shed",
+        "garden hose, lawn mower, flower pot, garden bench, hedge trimmer, watering can, raised bed, "
+        "barbecue, parasol, shed",
         "wood, steel, plastic, terracotta, rattan, zinc",
         "small, medium, large, extra large",
         "rustic, modern, cottage, mediterranean",
@@ -179,7 +190,8 @@ DEPARTMENTS: tuple[Department, ...] = (
     ),
     _department(
         "tools",
-        "cordless drill, circular saw, screwdriver set, hammer, tape measure, toolbox, sander, wrench, ladder, work light",
+        "cordless drill, circular saw, screwdriver set, hammer, tape measure, toolbox, sander, wrench, "
+        "ladder, work light",
         "steel, aluminium, fibreglass, plastic, chrome vanadium, carbide",
         "12 v, 18 v, 20 v, 36 v",
         "professional, household, heavy duty, compact",
@@ -188,7 +200,8 @@ DEPARTMENTS: tuple[Department, ...] = (
     ),
     _department(
         "computers",
-        "gaming computer, ultrabook, tablet stand, mechanical keypad, computer mouse, computer display, graphics tablet, "
+        "gaming computer, ultrabook, tablet stand, mechanical keypad, computer mouse, computer display, "
+        "graphics tablet, "
         "external drive, webcam cover, usb dock",
         "aluminium, plastic, glass, carbon, magnesium, silicone",
         "11 inch, 13 inch, 15 inch, 17 inch, 27 inch",
@@ -198,7 +211,8 @@ DEPARTMENTS: tuple[Department, ...] = (
     ),
     _department(
         "phones",
-        "mobile phone, phone cover, screen guard, charging cable, wireless charger, battery pack, car mount, selfie stick, "
+        "mobile phone, phone cover, screen guard, charging cable, wireless charger, battery pack, "
+        "car mount, selfie stick, "
         "phone strap, sim adapter",
         "silicone, leather, tempered glass, nylon, aluminium, plastic",
         "5.5 inch, 6.1 inch, 6.7 inch, universal",
@@ -208,7 +222,8 @@ DEPARTMENTS: tuple[Department, ...] = (
     ),
     _department(
         "audio",
-        "over-ear headset, wireless earplugs, soundbar, record player, studio microphone, party speaker, amplifier, dj mixer, "
+        "over-ear headset, wireless earplugs, soundbar, record player, studio microphone, party speaker, "
+        "amplifier, dj mixer, "
         "clock radio, audio cord",
         "plastic, aluminium, wood, leather, fabric, steel",
         "mini, compact, full size, tower",
@@ -218,7 +233,8 @@ DEPARTMENTS: tuple[Department, ...] = (
     ),
     _department(
         "photo",
-        "mirrorless camera, action camera, camera backpack, tripod stand, ring light, photo album, lens cap, camera strap, "
+        "mirrorless camera, action camera, camera backpack, tripod stand, ring light, photo album, "
+        "lens cap, camera strap, "
         "instant camera, drone",
         "aluminium, carbon, nylon, leather, plastic, canvas",
         "mini, compact, standard, professional",
@@ -237,7 +253,8 @@ DEPARTMENTS: tuple[Department, ...] = (
     ),
     _department(
         "office",
-        "desk organiser, notebook paper, fountain pen, stapler, ring binder, whiteboard, paper shredder, document tray, "
+        "desk organiser, notebook paper, fountain pen, stapler, ring binder, whiteboard, paper shredder, "
+        "document tray, "
         "planner, laminator",
         "metal, plastic, bamboo, leather, recycled paper, acrylic",
         "a3, a4, a5, a6",
@@ -247,7 +264,8 @@ DEPARTMENTS: tuple[Department, ...] = (
     ),
     _department(
         "home care",
-        "vacuum cleaner, steam mop, laundry basket, ironing board, trash can, air purifier, dehumidifier, broom, clothes rack, "
+        "vacuum cleaner, steam mop, laundry basket, ironing board, trash can, air purifier, dehumidifier, "
+        "broom, clothes rack, "
         "soap dispenser",
         "plastic, stainless steel, bamboo, fabric, aluminium, rattan",
         "compact, medium, large, extra large",
@@ -256,232 +274,15 @@ DEPARTMENTS: tuple[Department, ...] = (
         75,
     ),
 )
-COLOURS = [
-    "black",
-    "white",
-    "grey",
-    "red",
-    "navy blue",
-    "light blue",
-    "green",
-    "olive",
-    "yellow",
-    "orange",
-    "pink",
-    "purple",
-    "brown",
-    "beige",
-    "turquoise",
-    "silver",
-]
-BRAND_STARTS = [
-    "Nor",
-    "Bel",
-    "Kas",
-    "Tor",
-    "Vel",
-    "Lum",
-    "Har",
-    "Zen",
-    "Mar",
-    "Fjo",
-    "Ara",
-    "Ost",
-    "Pel",
-    "Qui",
-    "Ril",
-    "Sel",
-    "Tam",
-    "Und",
-    "Wes",
-    "Yor",
-    "Cal",
-    "Dov",
-    "Eld",
-    "Gal",
-]
-BRAND_ENDS = [
-    "den",
-    "ton",
-    "vik",
-    "mora",
-    "lia",
-    "wood",
-    "field",
-    "haus",
-    "ique",
-    "ora",
-    "berg",
-    "line",
-    "stad",
-    "ella",
-    "craft",
-    "nova",
-]
-
-# What else people say for a word or a phrase: synonyms, other spellings and abbreviations. Used in queries only.
-OTHER_WORDS: dict[str, tuple[str, ...]] = {
-    # the simulated categories
-    "sofa": ("couch", "settee"),
-    "wardrobe": ("closet", "armoire"),
-    "bookcase": ("bookshelf", "book shelves"),
-    "nightstand": ("bedside table",),
-    "frying pan": ("skillet", "fry pan"),
-    "saucepan": ("cooking pot",),
-    "electric kettle": ("water boiler", "tea kettle"),
-    "espresso maker": ("coffee machine",),
-    "duvet cover": ("comforter cover", "quilt cover"),
-    "blanket": ("throw rug",),
-    "summer dress": ("sundress",),
-    "knit sweater": ("jumper", "pullover"),
-    "pyjamas": ("pjs", "sleepwear"),
-    "swimsuit": ("bathing suit",),
-    "t-shirt": ("tee", "tshirt"),
-    "hoodie": ("hooded sweatshirt",),
-    "jeans": ("denim pants",),
-    "chinos": ("khakis",),
-    "sneakers": ("trainers", "tennis shoes"),
-    "running shoes": ("joggers", "running trainers"),
-    "rain boots": ("wellies",),
-    "slippers": ("house shoes",),
-    "backpack": ("rucksack", "bookbag"),
-    "handbag": ("purse",),
-    "suitcase": ("luggage", "trolley case"),
-    "wallet": ("billfold",),
-    "belt bag": ("fanny pack", "bum bag"),
-    "necklace": ("neck chain",),
-    "earrings": ("ear studs",),
-    "perfume": ("fragrance", "eau de toilette"),
-    "sunscreen": ("sun cream", "spf lotion"),
-    "face cream": ("facial moisturiser",),
-    "plush toy": ("stuffed animal", "soft toy"),
-    "jigsaw": ("puzzle",),
-    "stroller": ("pram", "buggy", "pushchair"),
-    "pacifier": ("dummy", "soother"),
-    "crib": ("cot", "baby bed"),
-    "diaper bag": ("nappy bag",),
-    "football": ("soccer ball",),
-    "dumbbell": ("hand weights",),
-    "jump rope": ("skipping rope",),
-    "exercise bike": ("spinning bike",),
-    "headlamp": ("head torch",),
-    "cool box": ("cooler",),
-    "tent": ("camping shelter",),
-    "barbecue": ("bbq", "grill"),
-    "parasol": ("sun umbrella",),
-    "garden hose": ("water hose",),
-    "cordless drill": ("battery drill", "drill driver"),
-    "wrench": ("spanner",),
-    "tape measure": ("measuring tape",),
-    "computer mouse": ("pc mouse",),
-    "external drive": ("portable hard disk",),
-    "mobile phone": ("cell phone", "smartphone"),
-    "phone cover": ("phone shell",),
-    "battery pack": ("portable charger",),
-    "over-ear headset": ("headphone",),
-    "wireless earplugs": ("ear pods",),
-    "record player": ("turntable",),
-    "party speaker": ("boom box",),
-    "vacuum cleaner": ("hoover", "vac"),
-    "trash can": ("rubbish bin", "garbage can"),
-    "dog leash": ("dog lead",),
-    "aquarium": ("fish tank",),
-    "stapler": ("stapling machine",),
-    "ring binder": ("folder",),
-    # attributes
-    "black": ("blk",),
-    "white": ("wht",),
-    "grey": ("gray",),
-    "gray": ("grey",),
-    "navy blue": ("navy", "dark blue"),
-    "light blue": ("sky blue",),
-    "purple": ("violet",),
-    "turquoise": ("teal",),
-    "silver": ("chrome",),
-    "stainless steel": ("inox", "ss"),
-    "aluminium": ("aluminum", "alu"),
-    "microfibre": ("microfiber",),
-    "leather": ("genuine leather",),
-    "extra large": ("xl", "oversized"),
-    "large": ("big",),
-    "small": ("little", "sm"),
-    "mini": ("tiny",),
-    "waterproof": ("water proof", "watertight"),
-    "water resistant": ("rainproof",),
-    "foldable": ("folding", "collapsible"),
-    "wireless": ("cordless",),
-    "cordless": ("battery powered", "wireless"),
-    "rechargeable": ("usb rechargeable",),
-    "non stick": ("nonstick",),
-    "non slip": ("anti slip",),
-    "noise cancelling": ("anc",),
-    "lightweight": ("light",),
-    "adjustable": ("variable",),
-    "vintage": ("retro",),
-    "modern": ("contemporary",),
-    "machine washable": ("washable",),
-    "bluetooth": ("bt",),
-    "inch": ("in",),
-    "professional": ("pro",),
-    # electronics: what the real catalogue holds
-    "notebook": ("laptop",),
-    "notebook case": ("laptop sleeve", "laptop bag"),
-    "notebook dock": ("laptop dock",),
-    "toner cartridge": ("toner", "laser cartridge"),
-    "ink cartridge": ("ink", "ink tank"),
-    "cartridge": ("refill",),
-    "cable": ("cord", "lead"),
-    "networking cable": ("ethernet cable", "lan cable", "network cord"),
-    "patch cable": ("patch cord", "lan patch lead"),
-    "fiber patch cable": ("fibre cable", "optical patch cord"),
-    "fibre optic cable": ("fiber cable", "optic lead"),
-    "audio cable": ("aux cable",),
-    "uninterruptible power supply": ("ups", "battery backup"),
-    "sine wave ups": ("battery backup",),
-    "power distribution unit": ("pdu", "rack power strip"),
-    "power supply unit": ("psu",),
-    "power adapter": ("ac adapter", "power brick"),
-    "surge protector": ("power strip",),
-    "processor": ("cpu",),
-    "graphics card": ("gpu", "video card"),
-    "memory module": ("ram", "memory stick module"),
-    "printer memory": ("printer ram",),
-    "motherboard": ("mainboard", "mobo"),
-    "hard drive": ("hdd", "hard disk"),
-    "solid state drive": ("ssd drive",),
-    "ssd": ("solid state drive", "flash disk"),
-    "flash drive": ("thumb drive", "usb key"),
-    "memory card": ("flash card",),
-    "monitor": ("display", "screen"),
-    "computer monitor": ("pc screen", "lcd display"),
-    "tv": ("television", "telly"),
-    "headphones": ("earphone set", "cans"),
-    "keyboard": ("kbd",),
-    "mouse": ("mice", "pointing device"),
-    "printer": ("print machine",),
-    "inkjet printer": ("ink printer",),
-    "printer drum": ("imaging drum", "drum unit"),
-    "photo paper": ("photographic paper",),
-    "labels": ("stickers",),
-    "tape": ("ribbon tape",),
-    "projector lamp": ("projector bulb", "beamer lamp"),
-    "network switch": ("ethernet switch",),
-    "router": ("wifi router",),
-    "webcam": ("web camera",),
-    "battery": ("batt", "accumulator"),
-    "backpack bag": ("rucksack",),
-    "calculator": ("calc",),
-    "shaver": ("razor",),
-    "vacuum": ("hoover",),
-    "mount": ("bracket",),
-    "server": ("srv",),
-    "magenta": ("pink",),
-    "cyan": ("light blue",),
-    "gb": ("gig", "gigabyte"),
-    "m": ("meter", "metre"),
-    "cat5e": ("cat 5e",),
-    "cat6": ("cat 6",),
-    "laser": ("laserjet",),
-    "gloss": ("glossy",),
-    "matte": ("matt",),
-}
+COLOURS = _list(
+    "black, white, grey, red, navy blue, light blue, green, olive, yellow, orange, pink, purple, brown, beige, "
+    "turquoise, silver"
+)
+BRAND_STARTS = _list(
+    "Nor Bel Kas Tor Vel Lum Har Zen Mar Fjo Ara Ost Pel Qui Ril Sel Tam Und Wes Yor Cal Dov Eld Gal",
+    " ",
+)
+BRAND_ENDS = _list(
+    "den ton vik mora lia wood field haus ique ora berg line stad ella craft nova",
+    " ",
+)
