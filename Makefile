@@ -12,7 +12,7 @@ DEMO_HOME ?= .demo
 .PHONY: demo test test-quick lint docs airflow lock check-tools clean
 
 demo: $(READY)
-	$(BIN)/dsirm demo --home $(DEMO_HOME) --profile demo
+	$(BIN)/dsirm demo --home $(DEMO_HOME)
 
 test: $(READY) lint
 	$(BIN)/python -m pytest

@@ -159,13 +159,8 @@ def publish_release(
 
 
 @app.command("demo", help=_doc("demo"))
-def demo(
-    home: HomeOption = HOME,
-    profile: ProfileOption = None,
-    settings: SettingsOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    _show(_module("demo").run(_open(home, profile, settings)), as_json, "demo")
+def demo(home: HomeOption = Path(".demo"), as_json: JsonOption = False) -> None:
+    _show(_module("demo").run(home), as_json, "demo")
 
 
 @app.command("nightly", help=_doc("nightly"))
@@ -197,7 +192,8 @@ def evaluate(
 
     opened = _open(home, profile, settings)
     name = release or views.current_release(opened)
-    _module("evaluate").run(opened, load_plan(opened, name))
+    if not opened.store.count("ranker_metrics", {"release": name}):
+        _module("evaluate").run(opened, load_plan(opened, name))
     _show(views.ranker_metrics(opened, name), as_json, "ranker_metrics")
 
 

@@ -6,21 +6,31 @@ Writes every table. Prints what came out and where to look. Running it again cha
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 import time
+from pathlib import Path
 from typing import Any
 
 from jobs import nightly, simulate, views
 from jobs.explain import explain
 from jobs.home import Home
+from jobs.settings import PROFILES
 
 JOB = "demo"
 ITEMS, USERS, QUERIES, DAYS, SEED = 3_000, 500, 2_000, 14, 1
 LAST_DAY = dt.date(2026, 1, 31)
 
 
-def run(home: Home) -> dict[str, Any]:
-    """Simulate, run a night, and pick an example."""
+def run(root: Path) -> dict[str, Any]:
+    """Simulate, run a night, and pick an example.
+
+    The home keeps the demo's settings as its own, so that every later command on it needs no profile.
+    """
     begin = time.monotonic()
+    root.mkdir(parents=True, exist_ok=True)
+    if not (root / "dsirm.toml").exists():
+        shutil.copyfile(PROFILES / "demo.toml", root / "dsirm.toml")
+    home = Home(root)
     simulate.catalogue(home, items=ITEMS, users=USERS, seed=SEED)
     simulate.clicks(home, days=DAYS, queries=QUERIES, seed=SEED, last_day=LAST_DAY)
     nightly.run(home)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pyspark import StorageLevel
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 
@@ -29,10 +30,10 @@ def icecat(home: Home, directory: Path, *, replace: bool = False) -> None:
 
     with _readable(directory):
         found = import_icecat(read_icecat(home.spark, directory))
-        _needs_rows(found.catalog, "item", directory)
+        catalog = _needs_rows(found.catalog, "item", directory)
     sources.claim(home, "icecat", replace=replace)
     refused = sources.quarantine(home, found.refused, job=JOB, day=_today())
-    items = sources.write_catalog(home, found.catalog, job=JOB)
+    items = sources.write_catalog(home, catalog, job=JOB)
     labels = sources.write_table(home, "relevance_labels", found.labels, job=JOB, by="source")
     log.info("Imported %d items and %d judgments, refused %d rows", items, labels, refused)
 
@@ -101,9 +102,12 @@ def _readable(path: Path) -> Iterator[None]:
         raise DataError(f"{path} cannot be read: {reason}.") from error
 
 
-def _needs_rows(rows: DataFrame, what: str, path: Path) -> None:
-    if rows.isEmpty():
+def _needs_rows(rows: DataFrame, what: str, path: Path) -> DataFrame:
+    """The rows, computed once and kept on disk, since several checks and writes read them."""
+    kept = rows.persist(StorageLevel.DISK_ONLY)
+    if kept.isEmpty():
         raise DataError(f"{path} holds no usable {what}: nothing was imported.")
+    return kept
 
 
 def _today() -> dt.date:

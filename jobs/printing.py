@@ -17,13 +17,15 @@ def _console() -> Console:
 
 
 def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    console = _console()
+    console.print(title, style="bold", markup=False, soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD)
     numeric = [all(isinstance(row[i], int | float | type(None)) for row in rows) for i in range(len(head))]
     for name, is_number in zip(head, numeric, strict=True):
         table.add_column(name, justify="right" if is_number else "left", overflow="fold")
     for row in rows:
         table.add_row(*[_cell(value) for value in row])
-    _console().print(table)
+    console.print(table)
 
 
 def _cell(value: Any) -> str:

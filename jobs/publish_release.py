@@ -1,7 +1,7 @@
-"""Publish a release: one commit that appends one row to `releases`.
+"""Publish a release: one commit that makes it current.
 
-Reads the plan, the audit's outcome and `releases`. Publishing what is current already changes nothing; a release that
-was rolled back needs --again.
+Reads the plan, the audit's outcome and releases. Writes one row of releases. Publishing what is current already
+changes nothing; a release that was rolled back needs --again.
 """
 
 from __future__ import annotations

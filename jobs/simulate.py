@@ -14,6 +14,9 @@ from jobs.errors import DataError
 from jobs.home import Home
 
 JOB = "simulate"
+KEY = "made-up people need no secret"
+USERS = 5_000
+SEARCHES_PER_QUERY = 20
 log = logging.getLogger(__name__)
 
 
@@ -21,7 +24,7 @@ def catalogue(home: Home, *, items: int, users: int, seed: int, replace: bool = 
     """A made-up catalogue and its users."""
     from pipelines.simulate_catalogue import simulate_catalogue
 
-    made = simulate_catalogue(home.spark, items=items, users=users, seed=seed)
+    made = simulate_catalogue(home.spark, items=items, users=users, seed=seed, key=KEY)
     sources.claim(home, f"simulated:{seed}", replace=replace)
     count = sources.write_catalog(home, made.catalog, job=JOB)
     people = sources.write_table(home, "users", made.users, job=JOB)
@@ -36,8 +39,17 @@ def clicks(home: Home, *, days: int, queries: int, seed: int, last_day: dt.date)
     if catalog.isEmpty():
         raise DataError("There is no catalogue to click on: run `dsirm import` or `dsirm simulate catalogue` first.")
     judged = home.store.read(home.spark, "relevance_labels").where("source <> 'simulation'").select("query").distinct()
-    users = home.store.read(home.spark, "users")
-    made = simulate_clicks(catalog, users, judged, days=days, last_day=last_day, queries=queries, seed=seed)
+    made = simulate_clicks(
+        catalog,
+        judged_queries=judged,
+        key=KEY,
+        seed=seed,
+        users=home.store.count("users") or USERS,
+        queries=queries,
+        searches=queries * SEARCHES_PER_QUERY,
+        days=days,
+        last_day=last_day,
+    )
     refused = sources.quarantine(home, made.refused, job=JOB, day=last_day)
     events = sources.write_table(home, "click_log", made.click_log, job=JOB, by="event_date")
     labels = sources.write_table(home, "relevance_labels", made.labels, job=JOB, by="source")

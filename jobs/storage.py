@@ -34,7 +34,7 @@ Value = str | int | dt.date
 Partition = Mapping[str, Value]
 # The memo of what a partition was computed from lives in commit metadata, so the log outlives any window.
 PROPERTIES = {"delta.logRetentionDuration": "interval 1000 days"}
-_PLAIN = re.compile(r"^[\w .=:+-]+$")
+_PLAIN = re.compile(r"[\w .=:+-]+")
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Store:
         name, table = "releases", TABLES["releases"]
         self._create(name)
         with self._lock(name):
-            rows = pa.Table.from_pylist([dict(row)], schema=table.arrow_schema())
+            rows = conform_arrow(pa.Table.from_pylist([dict(row)], schema=table.arrow_schema()), table)
             current = deltalake.DeltaTable(self.path(name))
             known = current.to_pyarrow_table(columns=["sequence"])["sequence"].to_pylist()
             if row["sequence"] != max(known, default=0) + 1:
@@ -163,8 +163,9 @@ class Store:
                 raise ConcurrentWrite("Another release was written at the same moment.") from error
 
     def _seen(self, name: str, partitions: Sequence[Partition]) -> int:
-        labels = {label(part) for part in partitions} or {""}
-        return next((c.version for c in self.commits(name) if labels & set(c.metadata["partitions"])), -1)
+        wanted = [{key: str(value) for key, value in part.items()} for part in partitions] or [{}]
+        touched = ((c.version, map(_parsed, c.metadata["partitions"])) for c in self.commits(name))
+        return next((version for version, parts in touched if any(_overlap(a, b) for b in parts for a in wanted)), -1)
 
     def _create(self, name: str) -> None:
         table = TABLES[name]
@@ -229,7 +230,7 @@ class Target:
         `memo` stands for all that decided the rows (per partition where they differ): `is_done` asks for it later.
 
         Raises:
-            ContractError: columns or types break the table's contract, or a row lies outside the partitions.
+            ContractError: columns, types or a NULL break the table's contract, or a row lies outside the partitions.
             ConcurrentWrite: another run wrote one of the partitions since this target was taken; nothing is written.
 
         """
@@ -260,13 +261,7 @@ class Target:
         )
 
     def _replace_arrow(self, rows: pa.Table, metadata: str) -> None:
-        schema = self.table.arrow_schema()
-        if missing := sorted(set(schema.names) - set(rows.column_names)):
-            raise ContractError(f"Rows for {self.table.name} lack {', '.join(missing)}.")
-        rows = rows.select(schema.names).cast(schema)
-        empty = [f.name for f in schema if not f.nullable and rows[f.name].null_count]
-        if empty:
-            raise ContractError(f"Rows for {self.table.name} hold NULL in {', '.join(empty)}.")
+        rows = conform_arrow(rows, self.table)
         if self.partitions:
             inside = pa.dataset.dataset(rows).count_rows(filter=_expression(self.partitions))
             if inside != rows.num_rows:
@@ -283,11 +278,27 @@ class Target:
         writer = conform(rows, self.table).write.format("delta").mode("overwrite").option("userMetadata", metadata)
         if self.partitions:
             writer = writer.option("replaceWhere", _predicate(self.partitions))
-        writer.save(self.store.path(self.table.name))
+        with _refusals(self.table):
+            writer.save(self.store.path(self.table.name))
 
 
 def _properties(metadata: str) -> deltalake.CommitProperties:
     return deltalake.CommitProperties(custom_metadata={"userMetadata": metadata}, max_commit_retries=0)
+
+
+@contextmanager
+def _refusals(table: Table) -> Iterator[None]:
+    """What Delta refuses while Spark writes, as the error that the same rows get from the other engine."""
+    from pyspark.errors import PySparkException
+
+    try:
+        yield
+    except PySparkException as error:
+        if column := re.search(r"NOT NULL constraint violated for column: (\w+)", str(error)):
+            raise ContractError(f"Rows for {table.name}: {column[1]} holds NULL.") from error
+        if error.getCondition() == "DELTA_REPLACE_WHERE_MISMATCH":
+            raise ContractError(f"Rows for {table.name} lie outside the partitions.") from error
+        raise
 
 
 def conform(rows: DataFrame, table: Table) -> DataFrame:
@@ -307,6 +318,40 @@ def conform(rows: DataFrame, table: Table) -> DataFrame:
     return rows.select(*[f"`{name}`" for name in table.names])
 
 
+def conform_arrow(rows: pa.Table, table: Table) -> pa.Table:
+    """The same for Arrow, which knows more widths of a type: those are cast, a text never becomes a number."""
+    schema = table.arrow_schema()
+    have = {field.name: field.type for field in rows.schema}
+    problems = [f"{f.name} is missing" for f in schema if f.name not in have]
+    there = [f for f in schema if f.name in have]
+    problems += [f"{f.name} is {have[f.name]} instead of {f.type}" for f in there if not _fits(have[f.name], f.type)]
+    problems += [f"{f.name} holds NULL" for f in there if not f.nullable and rows[f.name].null_count]
+    if problems:
+        raise ContractError(f"Rows for {table.name}: {'; '.join(problems)}.")
+    try:
+        return rows.select(schema.names).cast(schema)
+    except pa.ArrowInvalid as error:
+        raise ContractError(f"Rows for {table.name}: {error}.") from error
+
+
+def _fits(have: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether two Arrow types are of one kind, whatever their width."""
+    types = pa.types
+    if types.is_null(have):
+        return True
+    if types.is_map(wanted):
+        return types.is_map(have) and _fits(have.key_type, wanted.key_type) and _fits(have.item_type, wanted.item_type)
+    if types.is_list(wanted):
+        listed = types.is_list(have) or types.is_large_list(have) or types.is_fixed_size_list(have)
+        return listed and _fits(have.value_type, wanted.value_type)
+    if types.is_timestamp(wanted):
+        return types.is_timestamp(have) and have.tz is not None
+    if types.is_string(wanted):
+        return types.is_string(have) or types.is_large_string(have) or types.is_string_view(have)
+    kinds = (types.is_integer, types.is_floating, types.is_boolean, types.is_date)
+    return any(kind(have) and kind(wanted) for kind in kinds)
+
+
 def _few(labels: Sequence[str]) -> str:
     return " ".join(labels) if len(labels) < 4 else f"{labels[0]} .. {labels[-1]} ({len(labels)})"
 
@@ -316,7 +361,7 @@ def _literal(value: Value) -> str:
     if isinstance(value, int):
         return str(value)
     text = value.isoformat() if isinstance(value, dt.date) else value
-    if not _PLAIN.match(text):
+    if not _PLAIN.fullmatch(text):
         raise DataError(f"{text!r} cannot name a partition: letters, digits, blank and _.=:+- only.")
     return f"'{text}'"
 
@@ -324,6 +369,16 @@ def _literal(value: Value) -> str:
 def label(partition: Partition) -> str:
     """Name of a partition as commits carry it, for example `event_date=2026-01-31`."""
     return "/".join(f"{key}={value!s}" for key, value in sorted(partition.items()))
+
+
+def _parsed(name: str) -> dict[str, str]:
+    """What `label` made a name of; no value holds a slash."""
+    return dict(step.split("=", 1) for step in name.split("/") if step)
+
+
+def _overlap(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Whether a row may lie in both: nothing that both name differs."""
+    return all(other.get(key, value) == value for key, value in one.items())
 
 
 def _predicate(partitions: Sequence[Partition]) -> str:

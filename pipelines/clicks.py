@@ -58,20 +58,7 @@ def clean_events(log: DataFrame, *, max_query_chars: int, robot_events: int, rob
         .alias("_reason"),
     )
     sound = judged.where(F.col("_reason").isNull())
-    narrow = sound.select(
-        "event_date",
-        "event_hash",
-        F.struct(
-            "event_time",
-            # An action outside any search stands for itself.
-            F.coalesce(hashed("search_id"), hashed(F.concat(F.lit("event:"), "event_id"))).alias("search"),
-            hashed("session_id").alias("session"),
-            hashed("_query").alias("query_id"),
-            hashed("item_id").alias("item_hash"),
-            "position",
-            "action",
-        ).alias("event"),
-    )
+    narrow = sound.select(*KEY, _event().alias("event"))
     first = narrow.groupBy("event_date", "event_hash").agg(F.min("event").alias("event"), F.count("*").alias("_copies"))
     events = first.select("event_date", "event_hash", "_copies", "event.*").drop("event_time")
     robots = _robots(events, robot_events, robot_searches)
@@ -85,13 +72,28 @@ def clean_events(log: DataFrame, *, max_query_chars: int, robot_events: int, rob
     return Events(kept.drop("_copies"), texts.distinct(), out)
 
 
+def _event() -> Column:
+    """What is counted of a row, in the order that decides between deliveries."""
+    return F.struct(
+        "event_time",
+        # An action outside any search stands for itself.
+        F.coalesce(hashed("search_id"), hashed(F.concat(F.lit("event:"), "event_id"))).alias("search"),
+        hashed("session_id").alias("session"),
+        hashed("_query").alias("query_id"),
+        hashed("item_id").alias("item_hash"),
+        "position",
+        "action",
+    )
+
+
 def _refused_rows(judged: DataFrame, copied: DataFrame, robotic: DataFrame, columns: list[str]) -> DataFrame:
     def out(rows: DataFrame, reason: str | Column) -> DataFrame:
         return refused(rows, "click_log", reason, columns, keep=["event_date"])
 
     unsound = out(judged.where(F.col("_reason").isNotNull()), F.col("_reason"))
     sound = judged.where(F.col("_reason").isNull())
-    deliveries = Window.partitionBy(*KEY).orderBy(*[F.col(f"`{name}`") for name in columns])
+    # The delivery that counts comes first, so that what is kept here is each of the others, whole.
+    deliveries = Window.partitionBy(*KEY).orderBy(_event(), *[F.col(f"`{name}`") for name in columns])
     ranked = sound.join(copied, KEY, "left_semi").withColumn("_copy", F.row_number().over(deliveries))
     copies = out(ranked.where(F.col("_copy") > 1), "duplicate of an event")
     once = sound.join(copied, KEY, "left_anti").unionByName(ranked.where(F.col("_copy") == 1).drop("_copy"))

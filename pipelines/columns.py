@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 
 from schemas.text import normalise_query
 
-ASCII = r"^[\x00-\x7F]*$"
+BEYOND_ASCII = r"[^\x00-\x7F]"
 # White space and control characters of ASCII: exactly what `normalise_query` turns into blanks in an ASCII text.
 ASCII_SPACE = r"[\x00-\x20\x7F]+"
 
@@ -27,7 +27,7 @@ def with_normalised_query(events: DataFrame, query: str = "query") -> DataFrame:
     ASCII queries, nearly all of a log, take a native expression. Only the distinct others go through Python, in a
     branch of their own joined back by broadcast, so that no Python worker stands in a wide stage.
     """
-    is_ascii = F.col(query).rlike(ASCII)
+    is_ascii = ~F.col(query).rlike(BEYOND_ASCII)
     native = F.trim(F.regexp_replace(F.lower(F.col(query)), ASCII_SPACE, " "))
     others = (
         events.where(~is_ascii)

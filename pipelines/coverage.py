@@ -32,7 +32,7 @@ def code_usage(item_sids: DataFrame, codebook_sizes: Sequence[int], prior: DataF
         share = F.col("n") / F.sum("n").over(whole)
         codes = item_sids.groupBy(F.col("codes")[level - 1].alias("code")).agg(F.count("*").alias("n"))
         even = codes.select((-share * F.log2(share)).alias("bits")).agg(
-            (F.count("*") / size).alias("utilisation"), F.sum("bits").alias("entropy")
+            (F.count("*") / size).alias("utilisation"), _ordered_sum(F.col("bits")).alias("entropy")
         )
         prefixes = item_sids.groupBy(F.shiftright("sid", shift_for(level)).alias("prefix")).agg(F.count("*").alias("n"))
         moved = (
@@ -42,6 +42,12 @@ def code_usage(item_sids: DataFrame, codebook_sizes: Sequence[int], prior: DataF
         )
         levels.append(even.crossJoin(_buckets(prefixes)).crossJoin(moved).withColumn("slice", F.lit(f"level={level}")))
     return reduce(DataFrame.unionByName, levels)
+
+
+def _ordered_sum(values: Column) -> Column:
+    """Sum of floats by rising value: the same bits for any order of rows. NULL over no rows."""
+    ordered = F.array_sort(F.collect_list(values))
+    return F.when(F.size(ordered) > 0, F.aggregate(ordered, F.lit(0.0), lambda total, value: total + value))
 
 
 def _buckets(sizes: DataFrame) -> DataFrame:

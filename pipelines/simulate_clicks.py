@@ -44,11 +44,11 @@ class SimulatorRates:
     semantic_share: float = 0.35  # result slots filled by the semantic source
     synonym_share: float = 0.3  # phrases said in another word, where one is known
     typo_share: float = 0.06  # queries with a typo
-    zipf: float = 0.75  # exponent of query traffic by rank
-    examined: float = 0.8  # a position p is looked at with probability p ** -examined
-    attraction: tuple[float, float, float, float] = (0.02, 0.10, 0.38, 0.75)  # click when looked at, by grade 0..3
-    cart: tuple[float, float, float, float] = (0.01, 0.03, 0.12, 0.25)  # cart after click, by grade
-    purchase: float = 0.4  # purchase after cart
+    zipf: float = 0.65  # exponent of query traffic by rank
+    examined: float = 0.6  # a position p is looked at with probability p ** -examined
+    attraction: tuple[float, float, float, float] = (0.02, 0.08, 0.32, 0.65)  # click when looked at, by grade 0..3
+    cart: tuple[float, float, float, float] = (0.005, 0.02, 0.06, 0.12)  # cart after click, by grade
+    purchase: float = 0.35  # purchase after cart
     robots_a_day: int = 1  # robot visits each day
     robot_searches: int = 200  # searches of one robot visit, in expectation; it clicks everything
     duplicate_share: float = 0.01  # events delivered twice
@@ -80,7 +80,7 @@ class SimulatorRates:
 
 
 class SimulatedClicks(NamedTuple):
-    """A simulated log and the truth about it. Unpersist `results` once everything wanted is written."""
+    """A simulated log and the truth about it. Call `unpersist` once everything wanted is written."""
 
     click_log: DataFrame  # columns of the contract; robots and duplicates are in it
     refused: DataFrame  # source, reason, row: the broken rows
@@ -88,7 +88,13 @@ class SimulatedClicks(NamedTuple):
     queries: DataFrame  # query, category, intent, rank, synonym, typo: what each query meant; not for training
     robots: DataFrame  # user: pseudonyms of the robots
     expected: DataFrame  # what STRING, expected DOUBLE: counts that the rates lead to
-    results: DataFrame  # persisted: graded candidate results of each query
+    results: DataFrame  # query, rank, lexical, semantic: graded candidate results of each query
+    kept: tuple[DataFrame, ...]  # what Spark keeps for the frames above
+
+    def unpersist(self) -> None:
+        """Free what Spark keeps; the frames can still be used and are then computed again."""
+        for frame in self.kept:
+            frame.unpersist()
 
 
 def simulate_clicks(
@@ -99,7 +105,7 @@ def simulate_clicks(
     seed: int,
     users: int = 20_000,
     queries: int = 12_000,
-    searches: int = 240_000,
+    searches: int = 225_000,
     days: int = 30,
     last_day: date = date(2026, 1, 31),
     held_out: int = 200,
@@ -144,7 +150,9 @@ def simulate_clicks(
     results = results.persist(StorageLevel.MEMORY_AND_DISK)
     made = _searches(results, seed, r, searches, queries, users, days, last_day)
     log = _events(_pages(made, seed, r), seed, r, key)
-    broken = shape_events(_broken(made, seed, r), zone="UTC", key=key)
+    # Kept, not computed twice: its expressions, inlined into every refusal rule, would outgrow a generated method.
+    broken_rows = _broken(made, seed, r).persist(StorageLevel.MEMORY_AND_DISK)
+    broken = shape_events(broken_rows, zone="UTC", key=key)
     spark = catalog.sparkSession
     robots = spark.range(days * r.robots_a_day).select(pseudonym(_robot_name(F.col("id")), key).alias("user"))
     visits = days * r.robots_a_day
@@ -159,7 +167,8 @@ def simulate_clicks(
         ],
         "what STRING, expected DOUBLE",
     )
-    return SimulatedClicks(log, broken.refused, _labels(results, seed), asked, robots, expected, results)
+    kept = (facets, asked, results, broken_rows)
+    return SimulatedClicks(log, broken.refused, _labels(results, seed), asked, robots, expected, results, kept)
 
 
 def _robot_name(number: Column) -> Column:

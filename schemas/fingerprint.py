@@ -12,7 +12,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_RELEASE = re.compile(r"^\d{4}-\d{2}-\d{2}-[0-9a-f]{8}$")
+from schemas.contract import ContractError
+
+_RELEASE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}-[0-9a-f]{8}")
 
 
 def digest(value: Any) -> str:
@@ -32,7 +34,7 @@ def release_id(as_of_date: str, content: Mapping[str, Any]) -> str:
 
 
 def check_release(text: str) -> str:
-    """The text itself if it has the form of a release id. Raises ValueError otherwise."""
-    if not _RELEASE.match(text):
-        raise ValueError(f"{text!r} is not a release id: those look like 2026-01-31-0a1b2c3d (`dsirm releases list`).")
+    """The text itself if it has the form of a release id. Raises ContractError otherwise."""
+    if not _RELEASE.fullmatch(text):
+        raise ContractError(f"{text!r} is not a release id: those look like 2026-01-31-0a1b2c3d (`dsirm releases list`).")
     return text

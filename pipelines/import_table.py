@@ -1,0 +1,174 @@
+"""Import of any log, catalogue, user list or judgments from Parquet, CSV, JSON or Delta by a mapping file (TOML).
+
+table = "click_log"            # click_log, catalog, users or relevance_labels
+time_format = "yyyy-MM-dd HH:mm:ss"   # optional, Spark's pattern letters; else ISO 8601 or epoch digits
+
+[columns]                      # our column = "their column"
+event_time = "ts"
+item_id = "product.id"         # a name as it is, dots and blanks included
+
+[actions]                      # their value = "ours"; click_log only
+view = "impression"
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from pipelines.import_shapes import ACTIONS, RAW_EVENT, shape_catalog, shape_events
+from pipelines.imports import Shaped, quoted, shape_labels, shape_users, time_from
+
+CATALOG_COLUMNS = (
+    "item_id",
+    "title",
+    "brand",
+    "category",
+    "category_path",
+    "attributes",
+    "price",
+    "price_cents",
+    "in_stock",
+    "image_embedding",
+    "updated_at",
+)
+# Our columns of each table, and those without which nothing can be imported.
+MAPPABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "click_log": (RAW_EVENT, ("event_time", "item_id", "action")),
+    "catalog": (CATALOG_COLUMNS, ("item_id", "title")),
+    "users": (("user", "gender", "age_band", "purchase_power"), ("user",)),
+    "relevance_labels": (
+        ("query", "item_id", "grade", "rater", "source", "fold"),
+        ("query", "item_id", "grade"),
+    ),
+}
+FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
+
+
+class MappingError(ValueError):
+    """A mapping file that cannot be used; the message lists every problem."""
+
+
+@dataclass(frozen=True)
+class TableMapping:
+    """Which of their columns is which of ours. Raises MappingError that lists everything wrong with it."""
+
+    table: str
+    columns: Mapping[str, str]
+    actions: Mapping[str, str] = field(default_factory=dict)
+    time_format: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.table not in MAPPABLE:
+            raise MappingError(f"table is {self.table!r}; it is one of {', '.join(MAPPABLE)}.")
+        known, needed = MAPPABLE[self.table]
+        problems = [f"columns.{name} is not a column of {self.table}" for name in self.columns if name not in known]
+        problems += [f"columns.{name} is missing" for name in needed if name not in self.columns]
+        problems += [
+            f"actions.{theirs} is {ours!r}, not one of {', '.join(ACTIONS)}"
+            for theirs, ours in self.actions.items()
+            if ours not in ACTIONS
+        ]
+        if self.actions and self.table != "click_log":
+            problems.append(f"actions mean nothing for {self.table}")
+        if problems:
+            raise MappingError("; ".join(problems) + ".")
+
+
+def parse_mapping(text: str) -> TableMapping:
+    """The text of a mapping file -> a checked mapping. Raises MappingError that lists every problem."""
+    try:
+        given: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as broken:
+        raise MappingError(f"The mapping is not TOML: {broken}.") from broken
+    problems = [
+        f"{name} is not a setting" for name in given if name not in ("table", "columns", "actions", "time_format")
+    ]
+    for name, kind in (("table", str), ("columns", dict)):
+        if not isinstance(given.get(name), kind):
+            problems.append(f"{name} is missing or not a {'text' if kind is str else 'table'}")
+    if not isinstance(given.get("time_format", ""), str):
+        problems.append("time_format is not a text")
+    for name in ("columns", "actions"):
+        part = given.get(name, {})
+        if not isinstance(part, dict):
+            problems.append(f"{name} is not a table")
+        else:
+            problems += [f"{name}.{k} is not a text" for k, v in part.items() if not isinstance(v, str)]
+    try:
+        if not problems:
+            return TableMapping(given["table"], given["columns"], given.get("actions", {}), given.get("time_format"))
+    except MappingError as wrong:
+        problems.append(str(wrong).rstrip("."))
+    raise MappingError("; ".join(problems) + ".")
+
+
+def read_table_file(spark: SparkSession, path: str | Path, file_format: str | None = None) -> DataFrame:
+    """Read Parquet, CSV (with a header; tab-separated where the name ends in .tsv), JSON lines or Delta.
+
+    The format follows from the name, or from a `_delta_log` folder, unless `file_format` says it. Columns of CSV are
+    texts. Raises ValueError where the format cannot be told.
+    """
+    place = str(path)
+    bare = place.removesuffix(".gz").removesuffix("/")
+    kind = file_format or FORMATS.get(Path(bare).suffix)
+    if kind is None and (Path(bare) / "_delta_log").is_dir():
+        kind = "delta"
+    if kind is None and Path(bare).is_dir() and any(Path(bare).rglob("*.parquet")):
+        kind = "parquet"
+    if kind == "csv":
+        separator = "\t" if bare.endswith(".tsv") else ","
+        return spark.read.csv(place, header=True, sep=separator, quote='"', escape='"', multiLine=True)
+    if kind in ("parquet", "json", "delta"):
+        return spark.read.format(kind).load(place)
+    raise ValueError(f"{place}: name the format (parquet, csv, json or delta); the name does not tell it.")
+
+
+def import_table(raw: DataFrame, mapping: TableMapping, *, zone: str, key: str) -> Shaped:
+    """Rows from outside -> the table that the mapping names, and the rows refused.
+
+    Args:
+        raw: of `read_table_file`; a name in the mapping is a top-level column, never an expression.
+        mapping: of `parse_mapping`.
+        zone: time zone of `event_date` (click_log).
+        key: secret of the pseudonyms (click_log and users).
+
+    Raises:
+        MappingError: naming every column of the mapping that the rows lack.
+    """
+    if lacking := sorted({theirs for theirs in mapping.columns.values() if theirs not in raw.columns}):
+        raise MappingError(f"The file has no column {', '.join(lacking)}; it has {', '.join(raw.columns)}.")
+    chosen = raw.select(*[_shaped(raw, ours, theirs).alias(ours) for ours, theirs in mapping.columns.items()])
+    if mapping.table == "click_log":
+        action = F.trim(F.col("action").cast("string"))
+        if mapping.actions:
+            values = F.create_map(*[F.lit(part) for pair in mapping.actions.items() for part in pair])
+            action = F.coalesce(F.try_element_at(values, action), action)
+        return shape_events(chosen.withColumn("action", action), zone=zone, key=key, time_format=mapping.time_format)
+    if mapping.table == "users":
+        return shape_users(chosen, key=key)
+    if mapping.table == "relevance_labels":
+        return shape_labels(chosen)
+    if mapping.time_format and "updated_at" in chosen.columns:
+        chosen = chosen.withColumn("updated_at", time_from(F.col("updated_at"), mapping.time_format))
+    return shape_catalog(chosen)
+
+
+def _shaped(raw: DataFrame, ours: str, theirs: str) -> Column:
+    """Their column; where we need a map, an array of numbers or a path and they have text, read from that text."""
+    is_text = dict(raw.dtypes)[theirs] == "string"
+    column = quoted(theirs)
+    if is_text and ours == "attributes":
+        return F.from_json(column, "map<string,string>")
+    if is_text and ours == "image_embedding":
+        return F.from_json(column, "array<float>")
+    if is_text and ours == "category_path":
+        steps = F.filter(F.transform(F.split(column, ">"), lambda step: F.trim(step)), lambda step: step != "")
+        return F.when(column.isNotNull(), steps)
+    return column

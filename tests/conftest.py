@@ -1,0 +1,63 @@
+"""What every test may ask for: one Spark session a run, a fresh home, the shared data; and Hypothesis' profiles."""
+
+import os
+from pathlib import Path
+
+# Before torch or Spark is imported anywhere: threads that spin, or more of them than cores, starve the JVM.
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "OMP_NUM_THREADS": "1",
+    "PYARROW_IGNORE_TIMEZONE": "1",
+}
+
+import pytest
+from hypothesis import settings
+
+from jobs.home import Home
+from jobs.session import start_session
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = Path(os.environ.get("DSIRM_SHARED", ROOT.parent / "shared"))
+SPARK = {
+    "spark.master": "local[2]",
+    "spark.driver.memory": "2g",
+    "spark.sql.shuffle.partitions": "2",
+    "spark.databricks.delta.snapshotPartitions": "2",
+    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+}
+
+settings.register_profile("default", deadline=None, max_examples=60, derandomize=True)
+settings.register_profile("nightly", deadline=None, max_examples=10_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("DSIRM_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory):
+    """The one Spark session of the run, with Delta's own jars."""
+    warehouse = tmp_path_factory.mktemp("warehouse")
+    session = start_session({**SPARK, "spark.sql.warehouse.dir": str(warehouse)}, app="dsirm-tests")
+    yield session
+    session.stop()
+
+
+@pytest.fixture
+def home(tmp_path, spark):
+    """An empty home on the shared session."""
+    opened = Home(tmp_path)
+    opened.__dict__["spark"] = spark
+    return opened
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The folder of the data handed to the project, outside the repository."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"the tests on real data: {SHARED / 'data'} is not there (set DSIRM_SHARED to the folder it is in)")
+    return SHARED

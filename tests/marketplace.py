@@ -1,0 +1,67 @@
+"""A tiny made-up marketplace and settings that run the whole chain over it in about a minute."""
+
+import datetime as dt
+
+from jobs import simulate
+from jobs.home import Home
+
+LAST_DAY = dt.date(2026, 1, 31)
+SETTINGS = """
+[corpus]
+window_days = 3
+valid_share = 0.1
+test_share = 0.1
+
+[quantizer]
+codebook_sizes = [16, 16, 16]
+reserved = 2
+dim = 16
+hidden = 32
+batch = 64
+max_steps = 60
+
+[generator]
+epochs = 2
+hidden = 32
+beams = 3
+
+[ranker]
+folds = 2
+seeds = 2
+draws = 50
+steps = 20
+
+[gates]
+churn_1 = 1.0
+auc_drop = 1.0
+"""
+
+
+def open_home(root, spark=None):
+    """A home with the tiny settings, on the shared session where one is given."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "dsirm.toml").write_text(SETTINGS)
+    home = Home(root)
+    if spark is not None:
+        home.__dict__["spark"] = spark
+    return home
+
+
+def fill(home, *, days=3, seed=1):
+    """Catalogue, users, log and true grades."""
+    simulate.catalogue(home, items=300, users=50, seed=seed)
+    simulate.clicks(home, days=days, queries=120, seed=seed, last_day=LAST_DAY)
+
+
+def versions(home):
+    """Table -> Delta version: equal before and after means that nothing was written."""
+    import deltalake
+
+    from schemas.tables import TABLES
+
+    return {name: deltalake.DeltaTable(home.store.path(name)).version() for name in TABLES if home.store.exists(name)}
+
+
+def rows(home, name, *partitions):
+    """A table's rows as comparable text."""
+    return sorted(repr(row) for row in home.store.read_arrow(name, *partitions).to_pylist())
