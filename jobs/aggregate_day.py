@@ -10,6 +10,7 @@ import datetime as dt
 from collections.abc import Sequence
 
 from pyspark import StorageLevel
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from jobs.errors import DataError
@@ -46,16 +47,23 @@ def run(home: Home, days: Sequence[dt.date]) -> None:
     pair_days, query_days = store.target("pair_days", *parts), store.target("query_days", *parts)
     quarantine = store.target("quarantine", *quarantined)
     log = store.read(spark, "click_log", *parts)
+    staged: list[DataFrame] = []
+
+    def stage(frame: DataFrame) -> DataFrame:
+        staged.append(frame.persist(StorageLevel.DISK_ONLY))
+        return staged[-1]
+
     events = clicks.clean_events(
         log,
+        stage=stage,
         max_query_chars=limits.max_query_chars,
         robot_events=limits.robot_events,
         robot_searches=limits.robot_searches,
     )
-    kept = events.kept.persist(StorageLevel.DISK_ONLY)
+    kept = stage(events.kept)
     views, nameless = clicks.join_views(kept)
-    rows = views.rows.persist(StorageLevel.DISK_ONLY)
-    refused = events.refused.unionByName(clicks.refused_events(nameless)).persist(StorageLevel.DISK_ONLY)
+    rows = stage(views.rows)
+    refused = stage(events.refused.unionByName(clicks.refused_events(nameless)))
     (counted,) = rows.agg(F.coalesce(F.sum("events"), F.lit(0))).collect()[0]
     read, out = log.count(), refused.count()
     if read != counted + out:
@@ -73,5 +81,5 @@ def run(home: Home, days: Sequence[dt.date]) -> None:
     )
     query_days.replace(clicks.query_counts(views, events.texts), job=JOB, memo=by_day, counts=counts)
     pair_days.replace(clicks.pair_counts(views, clicks.position_curve(views)), job=JOB, memo=by_day, counts=counts)
-    for frame in (kept, rows, refused):
+    for frame in staged:
         frame.unpersist()

@@ -37,6 +37,9 @@ def run(home: Home, plan: Plan) -> None:
     shared = home.spark.sparkContext.broadcast(model)
 
     def assign(vectors: np.ndarray, level1: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        import torch
+
+        torch.set_num_threads(1)  # one worker a core
         found = assign_codes(shared.value, vectors, level1)
         return found.codes, found.sid, found.residual_norm, CHOSEN_BY[found.level1_by]
 

@@ -289,14 +289,15 @@ def _properties(metadata: str) -> deltalake.CommitProperties:
 @contextmanager
 def _refusals(table: Table) -> Iterator[None]:
     """What Delta refuses while Spark writes, as the error that the same rows get from the other engine."""
+    from py4j.protocol import Py4JJavaError
     from pyspark.errors import PySparkException
 
     try:
         yield
-    except PySparkException as error:
+    except (PySparkException, Py4JJavaError) as error:
         if column := re.search(r"NOT NULL constraint violated for column: (\w+)", str(error)):
             raise ContractError(f"Rows for {table.name}: {column[1]} holds NULL.") from error
-        if error.getCondition() == "DELTA_REPLACE_WHERE_MISMATCH":
+        if "DELTA_REPLACE_WHERE_MISMATCH" in str(error):
             raise ContractError(f"Rows for {table.name} lie outside the partitions.") from error
         raise
 

@@ -32,7 +32,7 @@ def assign_items(
         for batch in tables:
             vectors = batch.column("embedding")
             width = len(vectors[0]) if len(vectors) else 0
-            flat = vectors.flatten().to_numpy(zero_copy_only=False)
+            flat = np.array(vectors.flatten())
             level1 = np.array(
                 [categories.get(name, -1) for name in batch.column("category").to_pylist()], dtype=np.int32
             )

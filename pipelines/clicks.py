@@ -7,6 +7,7 @@ Wide strings become 64-bit hashes before the first shuffle; a query's text leave
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from pyspark.sql import Column, DataFrame, Window
@@ -41,11 +42,19 @@ class Views(NamedTuple):
     purchases: 0 or 1 each; orphan_actions counts the actions of a row never shown, events all of its events."""
 
 
-def clean_events(log: DataFrame, *, max_query_chars: int, robot_events: int, robot_searches: int) -> Events:
+def clean_events(
+    log: DataFrame,
+    *,
+    max_query_chars: int,
+    robot_events: int,
+    robot_searches: int,
+    stage: Callable[[DataFrame], DataFrame] = lambda frame: frame,
+) -> Events:
     """Normalise, hash, remove duplicates by event id, refuse robot-like sessions and queries that mean nothing.
 
     Every row of `log` ends in `kept` or in `refused`. Of several deliveries of an event the least one is kept. Only
     fixed-width columns are shuffled: the refused few find their whole row again by the hash of their event id.
+    `stage` is called on what several of the results are computed from, so that a job can keep it.
     """
     named = with_normalised_query(log.withColumn("_query", F.col("query")), "_query")
     judged = named.select(
@@ -60,8 +69,8 @@ def clean_events(log: DataFrame, *, max_query_chars: int, robot_events: int, rob
     sound = judged.where(F.col("_reason").isNull())
     narrow = sound.select(*KEY, _event().alias("event"))
     first = narrow.groupBy("event_date", "event_hash").agg(F.min("event").alias("event"), F.count("*").alias("_copies"))
-    events = first.select("event_date", "event_hash", "_copies", "event.*").drop("event_time")
-    robots = _robots(events, robot_events, robot_searches)
+    events = stage(first.select("event_date", "event_hash", "_copies", "event.*").drop("event_time"))
+    robots = stage(_robots(events, robot_events, robot_searches))
     kept = events.join(F.broadcast(robots), ["event_date", "session"], "left_anti")
     robotic = events.join(F.broadcast(robots), ["event_date", "session"], "left_semi").select(*KEY)
     copied = events.where(F.col("_copies") > 1).select(*KEY)

@@ -5,7 +5,7 @@ A facet is a key and a term, for example colour: navy blue or cable_length: 3 m.
 
 from __future__ import annotations
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 # Keys nobody searches by: shipping, compliance, identifiers, ranges of operation.
@@ -72,25 +72,25 @@ def item_facets(catalog: DataFrame) -> DataFrame:
     items = catalog.where(F.col("category").isNotNull()).select("item_id", "category", "brand", "attributes")
     sizes = items.groupBy("category").agg(F.count("*").alias("category_items"))
     noun = plain(F.regexp_replace("category", r"^items with ", ""))
-    entries = items.select("item_id", "category", F.explode(F.map_entries("attributes")).alias("e")).where(
-        ~F.col("e.key").rlike(DULL_KEY)
+    entries = items.select("item_id", "category", F.explode("attributes").alias("key", "value"))
+    # Words are made once per distinct value, not once per item.
+    values = entries.groupBy("category", "key", "value").agg(F.count("*").alias("value_items"))
+    terms = (
+        values.where(~F.col("key").rlike(DULL_KEY))
+        .withColumn("term", _term(F.col("key"), F.col("value")))
+        .where(F.col("term").isNotNull() & (F.col("term") != plain(F.col("category"))))
     )
-    terms = entries.select(
-        "item_id", "category", F.col("e.key").alias("key"), _term(F.col("e.key"), F.col("e.value")).alias("term")
-    )
-    terms = terms.where(F.col("term").isNotNull() & (F.col("term") != plain(F.col("category"))))
-    used = terms.groupBy("category", "key", "term").agg(F.count("*").alias("n"))
-    keys = used.groupBy("category", "key").agg(F.sum("n").alias("key_items"))
+    by_term, by_key = Window.partitionBy("category", "key", "term"), Window.partitionBy("category", "key")
     worth = (
-        used.join(keys, ["category", "key"])
+        terms.withColumns({"n": F.sum("value_items").over(by_term), "key_items": F.sum("value_items").over(by_key)})
         .join(sizes, "category")
         .where(F.col("n") >= F.least(F.lit(LEAST_ITEMS), F.col("category_items")))
         .where(F.col("n") <= F.greatest(MOST_SHARE * F.col("category_items"), F.lit(2.0)))
         .where(F.col("key_items") >= LEAST_COVERAGE * F.col("category_items"))
-        .select("category", "key", "term")
+        .select("category", "key", "value", "term")
     )
     kept = (
-        terms.join(worth, ["category", "key", "term"])
+        entries.join(worth, ["category", "key", "value"])
         .groupBy("item_id")
         .agg(F.array_sort(F.collect_set(F.struct("key", "term"))).alias("told"))
     )

@@ -35,7 +35,7 @@ OTHERS = 5  # further items, none of them exact, on the page of such a search
 
 
 class EsciFiles(NamedTuple):
-    """The two files as published."""
+    """The rows of one locale of the two files."""
 
     products: DataFrame
     examples: DataFrame
@@ -50,8 +50,8 @@ class EsciImport(NamedTuple):
     refused: DataFrame
 
 
-def read_esci(spark: SparkSession, directory: str | Path) -> EsciFiles:
-    """Read the products and examples files. Raises ValueError naming every missing file and column."""
+def read_esci(spark: SparkSession, directory: str | Path, *, locale: str = "us") -> EsciFiles:
+    """Read the rows of one locale (us, es or jp) from both files. Raises ValueError naming every missing file and column."""
     folder = str(directory).rstrip("/")
     frames, problems = [], []
     for name, columns in ((PRODUCTS, PRODUCT_COLUMNS), (EXAMPLES, EXAMPLE_COLUMNS)):
@@ -63,7 +63,8 @@ def read_esci(spark: SparkSession, directory: str | Path) -> EsciFiles:
             missing_columns(frame, columns, name)
         except ValueError as lacking:
             problems.append(str(lacking).rstrip("."))
-        frames.append(frame)
+        else:
+            frames.append(frame.where(F.col("product_locale") == locale))
     if problems:
         raise ValueError(f"{folder} is not the ESCI data set: {'; '.join(problems)}.")
     return EsciFiles(*frames)
@@ -73,32 +74,29 @@ def import_esci(
     files: EsciFiles,
     *,
     key: str,
-    locale: str = "us",
     small: bool = False,
     last_day: date = date(2022, 6, 30),
     days: int = 30,
 ) -> EsciImport:
-    """Products and judgments of one locale, and a click log made of the train split.
+    """Products and judgments, and a click log made of the train split.
 
     E, S, C and I become grades 3, 2, 1 and 0 of rater `final`, source `people`; `fold` is the published split. ESCI has
-    no categories, so `category` is NULL and the policy for unknown categories applies. Rows of other locales, and with
-    `small` those outside the small version, are not part of the import and are not counted as refused.
+    no categories, so `category` is NULL and the policy for unknown categories applies. Judgments outside the version
+    chosen by `small` are not part of the import and are not counted as refused.
 
     Args:
         files: of `read_esci`.
         key: secret of the pseudonyms; the stand-in log has no users, so it protects nothing here.
-        locale: `us`, `es` or `jp`.
         small: the reduced version of task 1 only.
         last_day: last day of the stand-in log.
         days: its number of days.
     """
-    products = files.products.where(F.col("product_locale") == locale)
     version = "small_version" if small else "large_version"
-    examples = files.examples.where((F.col("product_locale") == locale) & (F.col(version).try_cast("int") == 1))
+    examples = files.examples.where(F.col(version).try_cast("int") == 1)
     nothing = F.create_map().cast("map<string,string>")
     colour = F.trim("product_color")
     items = shape_catalog(
-        products.select(
+        files.products.select(
             F.col("product_id").alias("item_id"),
             F.col("product_title").alias("title"),
             F.col("product_brand").alias("brand"),
@@ -115,7 +113,7 @@ def import_esci(
         ),
         F.col("split").alias("fold"),
     )
-    labels = shape_labels(judged, known_items=products.select(F.trim("product_id").alias("item_id")))
+    labels = shape_labels(judged, known_items=files.products.select(F.trim("product_id").alias("item_id")))
     log = shape_events(clicks_from_judgments(labels.rows, last_day=last_day, days=days), zone="UTC", key=key)
     return EsciImport(
         items.rows, labels.rows, log.rows, items.refused.unionByName(labels.refused).unionByName(log.refused)

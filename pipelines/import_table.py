@@ -63,6 +63,7 @@ class TableMapping:
     columns: Mapping[str, str]
     actions: Mapping[str, str] = field(default_factory=dict)
     time_format: str | None = None
+    format: str | None = None
 
     def __post_init__(self) -> None:
         if self.table not in MAPPABLE:
@@ -77,8 +78,13 @@ class TableMapping:
         ]
         if self.actions and self.table != "click_log":
             problems.append(f"actions mean nothing for {self.table}")
+        if self.format not in (None, *FORMATS.values(), "delta"):
+            problems.append(f"format is {self.format!r}, not parquet, csv, json or delta")
         if problems:
             raise MappingError("; ".join(problems) + ".")
+
+
+SETTINGS = ("table", "columns", "actions", "time_format", "format")
 
 
 def parse_mapping(text: str) -> TableMapping:
@@ -87,63 +93,77 @@ def parse_mapping(text: str) -> TableMapping:
         given: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as broken:
         raise MappingError(f"The mapping is not TOML: {broken}.") from broken
-    problems = [
-        f"{name} is not a setting" for name in given if name not in ("table", "columns", "actions", "time_format")
-    ]
-    for name, kind in (("table", str), ("columns", dict)):
-        if not isinstance(given.get(name), kind):
-            problems.append(f"{name} is missing or not a {'text' if kind is str else 'table'}")
-    if not isinstance(given.get("time_format", ""), str):
-        problems.append("time_format is not a text")
+    problems = [f"{name} is not a setting" for name in given if name not in SETTINGS]
+    problems += [f"{name} is missing" for name in ("table", "columns") if name not in given]
     for name in ("columns", "actions"):
         part = given.get(name, {})
         if not isinstance(part, dict):
             problems.append(f"{name} is not a table")
         else:
-            problems += [f"{name}.{k} is not a text" for k, v in part.items() if not isinstance(v, str)]
+            problems += [f"{name}.{key} is not a text" for key, value in part.items() if not isinstance(value, str)]
+    problems += [
+        f"{name} is not a text"
+        for name in ("table", "time_format", "format")
+        if not isinstance(given.get(name, ""), str)
+    ]
+    if problems:
+        raise MappingError("; ".join(problems) + ".")
+    return TableMapping(**given)
+
+
+def read_mapping(path: str | Path) -> TableMapping:
+    """Read a mapping file (UTF-8 TOML). Raises MappingError that lists every problem with it, OSError without it."""
     try:
-        if not problems:
-            return TableMapping(given["table"], given["columns"], given.get("actions", {}), given.get("time_format"))
-    except MappingError as wrong:
-        problems.append(str(wrong).rstrip("."))
-    raise MappingError("; ".join(problems) + ".")
+        return parse_mapping(Path(path).read_text(encoding="utf-8"))
+    except UnicodeDecodeError as broken:
+        raise MappingError(f"{path} is not UTF-8 text.") from broken
 
 
-def read_table_file(spark: SparkSession, path: str | Path, file_format: str | None = None) -> DataFrame:
+def read_table(spark: SparkSession, path: str | Path, mapping: TableMapping) -> DataFrame:
     """Read Parquet, CSV (with a header; tab-separated where the name ends in .tsv), JSON lines or Delta.
 
-    The format follows from the name, or from a `_delta_log` folder, unless `file_format` says it. Columns of CSV are
-    texts. Raises ValueError where the format cannot be told.
+    The format is the mapping's, else it follows from the name or from a `_delta_log` folder. Columns of CSV are texts.
+
+    Raises:
+        ValueError: the format cannot be told.
+        MappingError: naming every column of the mapping that the file lacks.
     """
     place = str(path)
-    bare = place.removesuffix(".gz").removesuffix("/")
-    kind = file_format or FORMATS.get(Path(bare).suffix)
+    bare = place.removesuffix("/").removesuffix(".gz")
+    kind = mapping.format or FORMATS.get(Path(bare).suffix)
     if kind is None and (Path(bare) / "_delta_log").is_dir():
         kind = "delta"
     if kind is None and Path(bare).is_dir() and any(Path(bare).rglob("*.parquet")):
         kind = "parquet"
+    if kind is None:
+        raise ValueError(f"{place}: its name does not tell its format; set format in the mapping.")
     if kind == "csv":
         separator = "\t" if bare.endswith(".tsv") else ","
-        return spark.read.csv(place, header=True, sep=separator, quote='"', escape='"', multiLine=True)
-    if kind in ("parquet", "json", "delta"):
-        return spark.read.format(kind).load(place)
-    raise ValueError(f"{place}: name the format (parquet, csv, json or delta); the name does not tell it.")
+        raw = spark.read.csv(place, header=True, sep=separator, quote='"', escape='"', multiLine=True)
+    else:
+        raw = spark.read.format(kind).load(place)
+    _check_columns(raw, mapping)
+    return raw
+
+
+def _check_columns(raw: DataFrame, mapping: TableMapping) -> None:
+    if lacking := sorted(set(mapping.columns.values()) - set(raw.columns)):
+        raise MappingError(f"The file has no column {', '.join(lacking)}; it has {', '.join(raw.columns)}.")
 
 
 def import_table(raw: DataFrame, mapping: TableMapping, *, zone: str, key: str) -> Shaped:
     """Rows from outside -> the table that the mapping names, and the rows refused.
 
     Args:
-        raw: of `read_table_file`; a name in the mapping is a top-level column, never an expression.
-        mapping: of `parse_mapping`.
+        raw: of `read_table`; a name in the mapping is a top-level column, never an expression.
+        mapping: of `read_mapping`.
         zone: time zone of `event_date` (click_log).
         key: secret of the pseudonyms (click_log and users).
 
     Raises:
         MappingError: naming every column of the mapping that the rows lack.
     """
-    if lacking := sorted({theirs for theirs in mapping.columns.values() if theirs not in raw.columns}):
-        raise MappingError(f"The file has no column {', '.join(lacking)}; it has {', '.join(raw.columns)}.")
+    _check_columns(raw, mapping)
     chosen = raw.select(*[_shaped(raw, ours, theirs).alias(ours) for ours, theirs in mapping.columns.items()])
     if mapping.table == "click_log":
         action = F.trim(F.col("action").cast("string"))

@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 
 from pipelines.columns import refused
 from pipelines.import_shapes import shape_events
-from pipelines.imports import text_or_null, union_refused
+from pipelines.imports import Shaped, text_or_null, union_refused
 
 EVENTS, QUERIES = "ubi_events", "ubi_queries"
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
@@ -36,13 +36,6 @@ class UbiFiles(NamedTuple):
 
     events: DataFrame
     queries: DataFrame | None
-
-
-class UbiImport(NamedTuple):
-    """Shaped events and what was refused (source `click_log`)."""
-
-    click_log: DataFrame
-    refused: DataFrame
 
 
 def _files_of(folder: Path) -> tuple[str | None, str | None]:
@@ -98,7 +91,7 @@ def _known_action(name: Column) -> Column:
     return F.coalesce(F.try_element_at(known, folded), folded)
 
 
-def import_ubi(files: UbiFiles, *, zone: str, key: str, anonymous: Iterable[str] = ("", "anonymous")) -> UbiImport:
+def import_ubi(files: UbiFiles, *, zone: str, key: str, anonymous: Iterable[str] = ("", "anonymous")) -> Shaped:
     """UBI events -> `click_log`.
 
     `query_id` is the search, `client_id` the user, `user_query` of the event or else of its query the text. The actions
@@ -140,4 +133,4 @@ def import_ubi(files: UbiFiles, *, zone: str, key: str, anonymous: Iterable[str]
         _known_action(F.col("action_name")).alias("action"),
     )
     shaped = shape_events(raw, zone=zone, key=key)
-    return UbiImport(shaped.rows, union_refused(raw.sparkSession, [unreadable, shaped.refused]))
+    return Shaped(shaped.rows, union_refused(raw.sparkSession, [unreadable, shaped.refused]))

@@ -6,6 +6,8 @@ the catalogue's words or in others (synonyms, abbreviations), and now and then w
 
 from __future__ import annotations
 
+import json
+
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
@@ -22,7 +24,8 @@ BRAND_FIRST = 0.55  # below 1: a brand is among the facets more often than anoth
 
 def _other_words(phrase: Column, chance: Column) -> Column:
     """Another phrase for the whole phrase where one is known, else the phrase itself."""
-    known = F.create_map(*[part for p, o in OTHER_WORDS.items() for part in (F.lit(p), F.lit(list(o)))])
+    # One literal to the optimiser, where a map of columns would be hundreds.
+    known = F.from_json(F.lit(json.dumps(OTHER_WORDS)), "map<string,array<string>>")
     others = F.try_element_at(known, phrase)
     return F.coalesce(F.get(others, F.floor(chance * F.size(others)).cast("int")), phrase)
 
@@ -109,13 +112,13 @@ def simulate_queries(
         return F.when(draw(seed, "synonym", *keys, *which) < synonym_share, other).otherwise(phrase)
 
     said = F.transform("named", lambda f: say(f["term"], f["key"]))
-    noun = F.array(say(F.col("noun"), F.lit("noun")))
+    noun = F.array("_noun")
     order = draw(seed, "order", *keys)
     # Two named facets may do without the noun; a few people put it first.
     words = (
-        F.when((order < 0.08) & (F.size("named") >= 2), said)
-        .when(order < 0.25, F.concat(noun, said))
-        .otherwise(F.concat(said, noun))
+        F.when((order < 0.08) & (F.size("named") >= 2), F.col("_terms"))
+        .when(order < 0.25, F.concat(noun, "_terms"))
+        .otherwise(F.concat("_terms", noun))
     )
     plain = F.array_join(F.concat(F.transform("named", lambda f: f["term"]), F.array("noun")), " ")
     slip = F.when(
@@ -124,6 +127,7 @@ def simulate_queries(
     ).otherwise(F.col("_said"))
     texts = (
         asked.withColumn("named", named)
+        .withColumns({"_terms": said, "_noun": say(F.col("noun"), F.lit("noun"))})
         .withColumn("_said", F.array_join(words, " "))
         .withColumn("query", F.trim(F.regexp_replace(slip, " +", " ")))
         .select(

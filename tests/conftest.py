@@ -15,7 +15,6 @@ import pytest
 from hypothesis import settings
 
 from jobs.home import Home
-from jobs.session import start_session
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("DSIRM_SHARED", ROOT.parent / "shared"))
@@ -41,6 +40,8 @@ def _no_settings_from_outside(monkeypatch):
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory):
     """The one Spark session of the run, with Delta's own jars."""
+    from jobs.session import start_session
+
     warehouse = tmp_path_factory.mktemp("warehouse")
     session = start_session({**SPARK, "spark.sql.warehouse.dir": str(warehouse)}, app="dsirm-tests")
     yield session

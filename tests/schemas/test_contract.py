@@ -62,7 +62,9 @@ def test_the_page_names_every_column_and_check():
             assert check.doc in page
 
 
-@pytest.mark.parametrize("kind", ["TIMESTAMP_NTZ", "DECIMAL(10,2)", "VARIANT", "ARRAY<ARRAY<INT>>", "bigint", "STRING; x"])
+@pytest.mark.parametrize(
+    "kind", ["TIMESTAMP_NTZ", "DECIMAL(10,2)", "VARIANT", "ARRAY<ARRAY<INT>>", "bigint", "STRING; x"]
+)
 def test_other_types_are_refused(kind):
     with pytest.raises(ContractError, match="every Delta reader"):
         Column("a", kind, "")

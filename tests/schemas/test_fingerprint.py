@@ -30,7 +30,9 @@ def test_versions_name_their_kind_and_follow_the_content():
     version = version_of("quantizer", {"seed": 1})
     assert re.fullmatch(r"quantizer-[0-9a-f]{12}", version)
     assert version == version_of("quantizer", {"seed": 1})
-    assert len({version[-12:], version_of("quantizer", {"seed": 2})[-12:], version_of("encoder", {"seed": 1})[-12:]}) == 3
+    assert (
+        len({version[-12:], version_of("quantizer", {"seed": 2})[-12:], version_of("encoder", {"seed": 1})[-12:]}) == 3
+    )
 
 
 def test_release_ids_name_their_day_and_follow_the_content():

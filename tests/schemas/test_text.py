@@ -46,7 +46,9 @@ def test_case_and_white_space_do_not_tell_queries_apart(a, b):
     assert normalise_query(f"{a} {b}") == normalise_query(f"\t{a}\n\u3000 {b} ")
 
 
-@pytest.mark.parametrize(("text", "expected"), [("tv 4k", True), ("茶", True), ("٣", True), ("?! 😀", False), ("", False)])
+@pytest.mark.parametrize(
+    ("text", "expected"), [("tv 4k", True), ("茶", True), ("٣", True), ("?! 😀", False), ("", False)]
+)
 def test_words_need_a_letter_or_a_digit(text, expected):
     assert has_words(text) is expected
 

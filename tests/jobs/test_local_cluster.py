@@ -1,0 +1,45 @@
+"""What `local[*]` hides: the Spark jobs where executors are processes of their own."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.marketplace import fill, open_home
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from jobs import aggregate_day, build_corpus, embed_items, embed_queries, train_quantizer, assign_item_sids
+from jobs import finetune_generator, generate_query_sids, match_prefixes, measure_coverage
+from jobs.home import Home
+from jobs.plan import make_plan, window
+
+home = Home(Path(sys.argv[1]))
+plan = make_plan(home)
+aggregate_day.run(home, window(home, None)[1])
+for job in (build_corpus, embed_items, embed_queries, train_quantizer, assign_item_sids,
+            finetune_generator, generate_query_sids, match_prefixes, measure_coverage):
+    job.run(home, plan)
+assert home.spark.sparkContext.master.startswith("local-cluster"), home.spark.sparkContext.master
+print("features", home.store.count("prefix_match_features", {"release": plan.release}))
+"""
+
+
+@pytest.mark.slow
+def test_the_spark_jobs_pass_on_separate_executor_processes(tmp_path, spark):
+    home = open_home(tmp_path / "home", spark)
+    fill(home, days=1)
+    settings = home.root / "dsirm.toml"
+    cluster = '[storage.spark]\n"spark.master" = "local-cluster[2,1,2048]"\n"spark.executor.memory" = "2g"\n'
+    settings.write_text(settings.read_text() + cluster)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(home.root)],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env=dict(os.environ),
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert int(done.stdout.split()[-1]) > 0
