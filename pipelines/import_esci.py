@@ -51,7 +51,7 @@ class EsciImport(NamedTuple):
 
 
 def read_esci(spark: SparkSession, directory: str | Path, *, locale: str = "us") -> EsciFiles:
-    """Read the rows of one locale (us, es or jp) from both files. Raises ValueError naming every missing file and column."""
+    """Read the rows of one locale (us, es or jp). Raises ValueError naming every missing file and column."""
     folder = str(directory).rstrip("/")
     frames, problems = [], []
     for name, columns in ((PRODUCTS, PRODUCT_COLUMNS), (EXAMPLES, EXAMPLE_COLUMNS)):

@@ -48,6 +48,7 @@ MAPPABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("query", "item_id", "grade"),
     ),
 }
+SETTINGS = ("table", "columns", "actions", "time_format", "format")
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
 
 
@@ -82,9 +83,6 @@ class TableMapping:
             problems.append(f"format is {self.format!r}, not parquet, csv, json or delta")
         if problems:
             raise MappingError("; ".join(problems) + ".")
-
-
-SETTINGS = ("table", "columns", "actions", "time_format", "format")
 
 
 def parse_mapping(text: str) -> TableMapping:
@@ -139,7 +137,9 @@ def read_table(spark: SparkSession, path: str | Path, mapping: TableMapping) -> 
         raise ValueError(f"{place}: its name does not tell its format; set format in the mapping.")
     if kind == "csv":
         separator = "\t" if bare.endswith(".tsv") else ","
-        raw = spark.read.csv(place, header=True, sep=separator, quote='"', escape='"', multiLine=True)
+        # A line break inside a field stops Spark from splitting a file; a log is too large for that, and has none.
+        lines = mapping.table != "click_log"
+        raw = spark.read.csv(place, header=True, sep=separator, quote='"', escape='"', multiLine=lines)
     else:
         raw = spark.read.format(kind).load(place)
     _check_columns(raw, mapping)

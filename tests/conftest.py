@@ -15,6 +15,7 @@ import pytest
 from hypothesis import settings
 
 from jobs.home import Home
+from tests.marketplace import fill, open_home
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("DSIRM_SHARED", ROOT.parent / "shared"))
@@ -54,6 +55,14 @@ def home(tmp_path, spark):
     opened = Home(tmp_path)
     opened.__dict__["spark"] = spark
     return opened
+
+
+@pytest.fixture(scope="session")
+def marketplace(tmp_path_factory, spark):
+    """A tiny marketplace with a log and true grades, made once: copy it (`tests.marketplace.copy_home`), never write it."""
+    home = open_home(tmp_path_factory.mktemp("marketplace") / "home", spark)
+    fill(home)
+    return home
 
 
 @pytest.fixture(scope="session")

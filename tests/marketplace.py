@@ -1,6 +1,7 @@
 """A tiny made-up marketplace and settings that run the whole chain over it in about a minute."""
 
 import datetime as dt
+import shutil
 
 from jobs import simulate
 from jobs.home import Home
@@ -47,10 +48,19 @@ def open_home(root, spark=None):
     return home
 
 
-def fill(home, *, days=3, seed=1):
+def fill(home, *, days=2, seed=1):
     """Catalogue, users, log and true grades."""
     simulate.catalogue(home, items=300, users=50, seed=seed)
     simulate.clicks(home, days=days, queries=120, seed=seed, last_day=LAST_DAY)
+
+
+def copy_home(home, root, spark=None):
+    """A home of its own with the same tables and models: Delta tables may be moved and copied."""
+    shutil.copytree(home.root, root)
+    copied = Home(root)
+    if spark is not None:
+        copied.__dict__["spark"] = spark
+    return copied
 
 
 def versions(home):

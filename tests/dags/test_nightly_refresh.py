@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.marketplace import LAST_DAY, fill, open_home
+from tests.marketplace import LAST_DAY, copy_home
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,9 +99,8 @@ def test_a_data_error_is_not_retried_and_others_are(tmp_path):
         crashed.execute({})
 
 
-def test_one_real_run_publishes_a_release(dag, tmp_path, spark):
-    home = open_home(tmp_path / "home", spark)
-    fill(home, days=1)
+def test_one_real_run_publishes_a_release(dag, marketplace, tmp_path):
+    home = copy_home(marketplace, tmp_path / "home")
     from airflow.models.pool import Pool
     from airflow.utils.session import create_session
 

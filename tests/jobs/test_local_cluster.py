@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.marketplace import fill, open_home
+from tests.marketplace import copy_home
 
 SCRIPT = """
 import sys
@@ -28,9 +28,8 @@ print("features", home.store.count("prefix_match_features", {"release": plan.rel
 
 
 @pytest.mark.slow
-def test_the_spark_jobs_pass_on_separate_executor_processes(tmp_path, spark):
-    home = open_home(tmp_path / "home", spark)
-    fill(home, days=1)
+def test_the_spark_jobs_pass_on_separate_executor_processes(marketplace, tmp_path):
+    home = copy_home(marketplace, tmp_path / "home")
     settings = home.root / "dsirm.toml"
     cluster = '[storage.spark]\n"spark.master" = "local-cluster[2,1,2048]"\n"spark.executor.memory" = "2g"\n'
     settings.write_text(settings.read_text() + cluster)

@@ -1,0 +1,73 @@
+import numpy as np
+
+from pipelines.assign import assign_items, items_behind_sids
+from schemas.sids import pack
+from schemas.tables import TABLES
+
+CATEGORIES = {"shoes": 0, "hats": 1}
+CATALOG = [
+    ("a", 1, "shoes", 100),
+    ("b", 2, "hats", 101),
+    ("c", 3, "gloves", 100),  # a category that the codebook does not know, the text of another item
+    ("d", 4, None, 102),
+    ("e", 5, "shoes", 999),  # no vector
+]
+VECTORS = {100: [0.25, 2.0, 1.0], 101: [1.5, 3.0, 1.0], 102: [2.75, 1.0, 1.0], 555: [9.0, 9.0, 9.0]}
+
+
+def assign(vectors, level1):
+    """First code as told, else 7; the others from the vector; the norm says how wide it was."""
+    first = np.where(level1 < 0, 7, level1)
+    codes = np.stack([first, vectors[:, 0] * 4, vectors[:, 1]], axis=1).astype(np.int32)
+    sids = codes[:, 0].astype(np.int64) << 40 | codes[:, 1].astype(np.int64) << 20 | codes[:, 2]
+    norms = np.full(len(vectors), vectors.shape[1], dtype=np.float32) + vectors[:, 0]
+    return codes, sids, norms, ["category" if code >= 0 else "reserved" for code in level1]
+
+
+def frames(spark, partitions=3):
+    catalog = spark.createDataFrame(CATALOG, "item_id STRING, item_hash BIGINT, category STRING, text_hash BIGINT")
+    vectors = spark.createDataFrame(list(VECTORS.items()), "text_hash BIGINT, embedding ARRAY<FLOAT>")
+    return catalog.repartition(partitions), vectors
+
+
+def test_items_get_what_the_function_gives_them(spark):
+    assigned = assign_items(*frames(spark), CATEGORIES, assign)
+    wanted = [row for row in CATALOG if row[3] in VECTORS]
+    level1 = np.array([CATEGORIES.get(row[2], -1) for row in wanted], dtype=np.int32)
+    assert level1.tolist() == [0, 1, -1, -1], "unknown categories, and none, are the codebook's to place"
+    codes, sids, norms, chosen = assign(np.array([VECTORS[row[3]] for row in wanted], dtype=np.float32), level1)
+    expected = [
+        (row[0], row[1], codes[n].tolist(), int(sids[n]), float(norms[n]), chosen[n]) for n, row in enumerate(wanted)
+    ]
+    assert sorted(map(tuple, assigned.collect())) == expected
+    assert sids[2] == pack((7, 1, 2))
+
+
+def test_columns_are_those_of_the_contract(spark):
+    assigned = assign_items(*frames(spark), CATEGORIES, assign)
+    contract = spark.createDataFrame([], TABLES["item_sids"].ddl)
+    assert assigned.dtypes == contract.select(assigned.columns).dtypes
+
+
+def test_partitions_do_not_matter(spark):
+    one, many = (
+        sorted(map(tuple, assign_items(*frames(spark, count), CATEGORIES, assign).collect())) for count in (1, 9)
+    )
+    assert one == many
+
+
+def test_no_vectors_no_items(spark):
+    catalog, vectors = frames(spark)
+    assert assign_items(catalog, vectors.limit(0), CATEGORIES, assign).collect() == []
+
+
+def test_items_of_a_sid_come_most_clicked_first_then_by_id(spark):
+    sids = spark.createDataFrame(
+        [("b", 2, 50), ("a", 1, 50), ("c", 3, 50), ("d", 4, 60), ("e", 5, 50)],
+        "item_id STRING, item_hash BIGINT, sid BIGINT",
+    )
+    pairs = spark.createDataFrame([(3, 1), (3, 4), (2, 5), (5, 9), (77, 99)], "item_hash BIGINT, clicks BIGINT")
+    found = {row["sid"]: (row["items"], row["size"]) for row in items_behind_sids(sids, pairs).collect()}
+    assert found == {50: (["e", "b", "c", "a"], 4), 60: (["d"], 1)}
+    unclicked = items_behind_sids(sids.repartition(7), pairs.limit(0)).collect()
+    assert {row["sid"]: row["items"] for row in unclicked} == {50: ["a", "b", "c", "e"], 60: ["d"]}
