@@ -67,7 +67,7 @@ class Bm25:
 
         """
         from scipy.sparse import csr_array
-        from sklearn.feature_extraction.text import CountVectorizer  # type: ignore[import-untyped]
+        from sklearn.feature_extraction.text import CountVectorizer
 
         if not len(catalogue) or k1 < 0 or not 0 <= b <= 1:
             raise ValueError(f"BM25 needs at least one text, k1 >= 0 and 0 <= b <= 1, not {len(catalogue)}, {k1}, {b}.")

@@ -8,6 +8,7 @@ import importlib
 import json
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -370,14 +371,24 @@ def main() -> None:
     except DataError as error:
         _fail(str(error), EXIT_DATA)
     except Exception as error:
-        if not _is_ours(error):
+        message = _about_data(error)
+        if message is None:
             raise
-        _fail(str(error), EXIT_DATA)
+        _fail(message, EXIT_DATA)
 
 
-def _is_ours(error: Exception) -> bool:
-    """Errors about data that rooms below raise; named rather than imported, since their modules are heavy."""
-    return type(error).__name__ in {"ContractError", "ArtifactError", "EncoderError"}
+def _about_data(error: Exception) -> str | None:
+    """The message of an error about data that a room below raised, here or in a Spark worker; None for any other.
+
+    The classes are named rather than imported, since their modules are heavy.
+    """
+    ours = ("ContractError", "ArtifactError", "EncoderError")
+    if type(error).__name__ in ours:
+        return str(error)
+    if type(error).__name__ == "PythonException":
+        told = re.findall(rf"(?:{'|'.join(ours)}): (.+)", str(error))
+        return told[-1] if told else None
+    return None
 
 
 def _fail(message: str, code: int) -> None:
@@ -394,6 +405,7 @@ def _configure_logging() -> None:
         datefmt="%H:%M:%S",
         stream=sys.stderr,
     )
+    logging.getLogger("great_expectations").setLevel("WARNING")
     for room in ("jobs", "dsirm_models"):
         logging.getLogger(room).setLevel(os.environ.get("DSIRM_LOG_LEVEL", "INFO"))
 

@@ -51,6 +51,6 @@ def clicks(home: Home, *, days: int, queries: int, seed: int, last_day: dt.date)
         last_day=last_day,
     )
     refused = sources.quarantine(home, made.refused, job=JOB, day=last_day)
-    events = sources.write_table(home, "click_log", made.click_log, job=JOB, by="event_date")
+    events = sources.write_table(home, "click_log", made.click_log, job=JOB, by="event_date", only=True)
     labels = sources.write_table(home, "relevance_labels", made.labels, job=JOB, by="source")
     log.info("Made %d events, refused %d broken ones, kept %d true grades", events, refused, labels)

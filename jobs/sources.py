@@ -57,32 +57,30 @@ def _empty(home: Home) -> None:
         shutil.rmtree(home.root / part, ignore_errors=True)
 
 
-def write_table(home: Home, name: str, rows: DataFrame, *, job: str, by: str | None = None) -> int:
+def write_table(home: Home, name: str, rows: DataFrame, *, job: str, by: str | None = None, only: bool = False) -> int:
     """Replace an imported table, or those of its partitions (of column `by`) that `rows` holds. Returns the row count.
 
     Rows whose fingerprint equals what is there are left alone, so importing the same data again changes nothing.
+    With `only`, partitions that `rows` does not hold are emptied.
     """
     kept = rows.persist(StorageLevel.DISK_ONLY)
     try:
-        marks: dict[str, str] = {}
-        parts: list[Partition] = []
-        total = 0
-        for row in fingerprints(kept, [by] if by else []).collect():
-            part = {by: row[by]} if by else {}
-            marks[label(part)] = as_text(row["rows"], row["high"], row["low"])
-            parts += [part] if by else []
-            total += row["rows"]
+        found = fingerprints(kept, [by] if by else []).collect()
+        parts: dict[str, Partition] = {label(part): part for part in ({by: row[by]} if by else {} for row in found)}
+        marks = {
+            part: as_text(*(row[name] for name in ("rows", "high", "low")))
+            for part, row in zip(parts, found, strict=True)
+        }
+        total = int(sum(row["rows"] for row in found))
         known = home.store.fingerprints(name)
-        fresh = [part for part in parts if known.get(label(part)) != marks[label(part)]]
-        if (by and not fresh) or (not by and known.get("") == marks.get("")):
+        fresh = [part for part in parts if known.get(part) != marks[part]]
+        gone = [part for part in home.store.partitions(name) if label(part) not in parts] if by and only else []
+        if not fresh and not gone:
             log.info("%s: %s rows, the same as before", name, total)
             return total
-        if by:
-            kept_fresh = kept.where(F.col(by).isin([part[by] for part in fresh]))
-            marks = {label(part): marks[label(part)] for part in fresh}
-        else:
-            kept_fresh = kept
-        home.store.target(name, *fresh).replace(kept_fresh, job=job, fingerprints=marks, counts={"rows": total})
+        changed = kept.where(F.col(by).isin([parts[part][by] for part in fresh])) if by else kept
+        target = home.store.target(name, *[parts[part] for part in fresh if by], *gone)
+        target.replace(changed, job=job, fingerprints={part: marks[part] for part in fresh}, counts={"rows": total})
         return total
     finally:
         kept.unpersist()

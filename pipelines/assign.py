@@ -9,6 +9,8 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from schemas.contract import ContractError
+
 ASSIGNED = "item_id STRING, item_hash BIGINT, codes ARRAY<INT>, sid BIGINT, residual_norm FLOAT, level1_by STRING"
 
 # (vectors (N, D) float32, level-1 codes (N,) int32 with -1 where none is fixed)
@@ -33,6 +35,10 @@ def assign_items(
             vectors = batch.column("embedding")
             width = len(vectors[0]) if len(vectors) else 0
             flat = np.array(vectors.flatten())
+            if len(flat) != len(batch) * width or not np.isfinite(flat).all():
+                raise ContractError(
+                    "item_embeddings holds NaN or vectors of different widths: encode those items again."
+                )
             level1 = np.array(
                 [categories.get(name, -1) for name in batch.column("category").to_pylist()], dtype=np.int32
             )

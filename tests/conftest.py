@@ -22,6 +22,8 @@ SHARED = Path(os.environ.get("DSIRM_SHARED", ROOT.parent / "shared"))
 SPARK = {
     "spark.master": "local[2]",
     "spark.driver.memory": "2g",
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.adaptive.enabled": "false",
     "spark.sql.shuffle.partitions": "2",
     "spark.databricks.delta.snapshotPartitions": "2",
     "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
@@ -59,7 +61,7 @@ def home(tmp_path, spark):
 
 @pytest.fixture(scope="session")
 def marketplace(tmp_path_factory, spark):
-    """A tiny marketplace with a log and true grades, made once: copy it (`tests.marketplace.copy_home`), never write it."""
+    """A tiny marketplace with a log and true grades, made once: copy it (`copy_home`), never write into it."""
     home = open_home(tmp_path_factory.mktemp("marketplace") / "home", spark)
     fill(home)
     return home

@@ -6,12 +6,15 @@ import random
 from collections import Counter, defaultdict
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from pipelines import clicks
 from schemas.tables import TABLES
 from schemas.text import has_words, normalise_query, text_hash
+
+# A call of Spark takes seconds, and shrinking makes hundreds.
+UNSHRUNK = [Phase.explicit, Phase.generate]
 
 LIMITS = {"max_query_chars": 30, "robot_events": 8, "robot_searches": 3}
 DAY = dt.date(2026, 1, 31)
@@ -219,7 +222,7 @@ def reference(log):
 
 
 @pytest.mark.slow
-@settings(max_examples=4)
+@settings(max_examples=4, phases=UNSHRUNK)
 @given(logs())
 def test_every_event_is_counted_once_or_refused(spark, log):
     found, expected = aggregate(spark, log), reference(log)

@@ -3,12 +3,15 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
 from pipelines.columns import hashed, refused, with_normalised_query
 from schemas.text import normalise_query, text_hash
+
+# A call of Spark takes seconds, and shrinking makes hundreds.
+UNSHRUNK = [Phase.explicit, Phase.generate]
 
 ASCII = st.text(st.characters(max_codepoint=0x7F))
 # Line ends beyond ASCII: a regular expression's `$` matches before one, so a text may seem ASCII that is not.
@@ -33,14 +36,14 @@ def normalised(spark, texts):
     return [row["query"] for row in with_normalised_query(numbered).orderBy("n").collect()]
 
 
-@settings(max_examples=4)
+@settings(max_examples=4, phases=UNSHRUNK)
 @given(st.lists(st.text() | ASCII, min_size=150, max_size=300))
 def test_spark_normalises_any_text_as_python_does(spark, texts):
     texts = [*texts, *TRICKY, *texts[:20]]
     assert normalised(spark, texts) == [normalise_query(text) for text in texts]
 
 
-@settings(max_examples=3)
+@settings(max_examples=3, phases=UNSHRUNK)
 @given(st.lists(st.text(), min_size=150, max_size=300))
 def test_spark_hashes_any_text_as_python_does(spark, texts):
     rows = spark.createDataFrame(list(enumerate([*texts, ""])), "n INT, text STRING")

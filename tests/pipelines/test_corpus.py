@@ -4,12 +4,15 @@ import datetime as dt
 from collections import defaultdict
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
 from pipelines.corpus import COUNTS, band_of_traffic, build_corpus, colliding_hashes, split_of
 from schemas.tables import TABLES
+
+# A call of Spark takes seconds, and shrinking makes hundreds.
+UNSHRUNK = [Phase.explicit, Phase.generate]
 
 DAY = dt.date(2026, 1, 31)
 OPTIONS = {
@@ -123,7 +126,7 @@ PAIR_DAY = st.tuples(
 
 
 @pytest.mark.slow
-@settings(max_examples=4)
+@settings(max_examples=4, phases=UNSHRUNK)
 @given(st.lists(PAIR_DAY, min_size=40, max_size=120), st.randoms(use_true_random=False))
 def test_any_order_of_rows_gives_the_sums_done_by_hand(spark, days, draw):
     texts = [(query, f"q{query}", 1 + query, day) for query in range(1, 6) for day in range(3)]
