@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 
 from jobs.errors import DataError
 from jobs.home import Home
-from jobs.storage import Partition, label
+from jobs.partitions import Partition, label
 from pipelines import clicks
 from schemas.fingerprint import digest
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from jobs.errors import DataError
 from jobs.home import Home
+from jobs.partitions import Partition
 from jobs.plan import Plan
-from jobs.storage import Partition
 from schemas.contract import ContractError
 
 

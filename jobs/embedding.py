@@ -10,8 +10,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from jobs.home import Home
+from jobs.partitions import Partition
 from jobs.plan import Plan
-from jobs.storage import Partition
 from pipelines.embed import encode_texts, texts_to_encode
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jobs import releases
 from jobs.errors import DataError
 from jobs.home import Home
-from jobs.storage import Partition
+from jobs.partitions import Partition
 from schemas.sids import LEVELS, shift_for, unpack
 from schemas.text import has_words, normalise_query, text_hash
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from jobs import releases
 from jobs.errors import DataError
 from jobs.home import Home
-from jobs.storage import label
+from jobs.partitions import label
 from schemas.fingerprint import check_release, digest, release_id, version_of
 
 

@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 
 from jobs.errors import DataError
 from jobs.home import Home
-from jobs.storage import Partition, label
+from jobs.partitions import Partition, label
 from pipelines.corpus import colliding_hashes
 from pipelines.fingerprints import as_text, fingerprints
 from schemas.tables import TABLES

@@ -6,7 +6,6 @@ Nothing else in the product calls Spark's or delta-rs' reader or writer. Every c
 
 from __future__ import annotations
 
-import datetime as dt
 import fcntl
 import json
 import logging
@@ -15,14 +14,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import deltalake
 import pyarrow as pa
 import pyarrow.dataset
 from deltalake.exceptions import CommitFailedError
 
-from jobs.errors import ConcurrentWrite, DataError
+from jobs.conform import conform, conform_arrow
+from jobs.errors import ConcurrentWrite
+from jobs.partitions import Partition, expression, few, label, overlap, predicate
 from schemas.contract import ContractError, Table
 from schemas.tables import TABLES
 
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 log = logging.getLogger(__name__)
-Value = str | int | dt.date
-Partition = Mapping[str, Value]
 # The memo of what a partition was computed from lives in commit metadata, so the log outlives any window.
 PROPERTIES = {"delta.logRetentionDuration": "interval 1000 days"}
 _PLAIN = re.compile(r"[\w .=:+-]+")
@@ -67,7 +66,7 @@ class Store:
         if not self.exists(name):
             return spark.createDataFrame([], TABLES[name].ddl)
         frame = spark.read.format("delta").load(self.path(name))
-        return frame.where(_predicate(partitions)) if partitions else frame
+        return frame.where(predicate(partitions)) if partitions else frame
 
     def read_arrow(
         self, name: str, *partitions: Partition, columns: Sequence[str] | None = None, version: int | None = None
@@ -78,7 +77,7 @@ class Store:
         if not self.exists(name):
             return wanted.empty_table()
         data = deltalake.DeltaTable(self.path(name), version=version).to_pyarrow_dataset()
-        read = data.to_table(columns=wanted.names, filter=_expression(partitions) if partitions else None)
+        read = data.to_table(columns=wanted.names, filter=expression(partitions) if partitions else None)
         return read.cast(wanted)
 
     def count(self, name: str, *partitions: Partition) -> int:
@@ -86,7 +85,7 @@ class Store:
         if not self.exists(name):
             return 0
         data = deltalake.DeltaTable(self.path(name)).to_pyarrow_dataset()
-        return int(data.count_rows(filter=_expression(partitions) if partitions else None))
+        return int(data.count_rows(filter=expression(partitions) if partitions else None))
 
     def partitions(self, name: str) -> list[dict[str, str]]:
         """Partitions that hold rows, values as text (dates as YYYY-MM-DD), sorted."""
@@ -164,8 +163,8 @@ class Store:
 
     def _seen(self, name: str, partitions: Sequence[Partition]) -> int:
         wanted = [{key: str(value) for key, value in part.items()} for part in partitions] or [{}]
-        touched = ((c.version, map(_parsed, c.metadata["partitions"])) for c in self.commits(name))
-        return next((version for version, parts in touched if any(_overlap(a, b) for b in parts for a in wanted)), -1)
+        touched = ((c.version, map(parsed, c.metadata["partitions"])) for c in self.commits(name))
+        return next((version for version, parts in touched if any(overlap(a, b) for b in parts for a in wanted)), -1)
 
     def _create(self, name: str) -> None:
         table = TABLES[name]
@@ -257,27 +256,27 @@ class Target:
             else:
                 self._replace_spark(rows, text)
         log.info(
-            "%s wrote %s %s %s", job, name, _few(self.labels), " ".join(f"{k}={v}" for k, v in (counts or {}).items())
+            "%s wrote %s %s %s", job, name, few(self.labels), " ".join(f"{k}={v}" for k, v in (counts or {}).items())
         )
 
     def _replace_arrow(self, rows: pa.Table, metadata: str) -> None:
         rows = conform_arrow(rows, self.table)
         if self.partitions:
-            inside = pa.dataset.dataset(rows).count_rows(filter=_expression(self.partitions))
+            inside = pa.dataset.dataset(rows).count_rows(filter=expression(self.partitions))
             if inside != rows.num_rows:
                 raise ContractError(f"{rows.num_rows - inside} rows for {self.table.name} lie outside the partitions.")
         deltalake.write_deltalake(
             deltalake.DeltaTable(self.store.path(self.table.name)),
             rows,
             mode="overwrite",
-            predicate=_predicate(self.partitions) if self.partitions else None,
+            predicate=predicate(self.partitions) if self.partitions else None,
             commit_properties=_properties(metadata),
         )
 
     def _replace_spark(self, rows: DataFrame, metadata: str) -> None:
         writer = conform(rows, self.table).write.format("delta").mode("overwrite").option("userMetadata", metadata)
         if self.partitions:
-            writer = writer.option("replaceWhere", _predicate(self.partitions))
+            writer = writer.option("replaceWhere", predicate(self.partitions))
         with _refusals(self.table):
             writer.save(self.store.path(self.table.name))
 
@@ -300,107 +299,3 @@ def _refusals(table: Table) -> Iterator[None]:
         if "DELTA_REPLACE_WHERE_MISMATCH" in str(error):
             raise ContractError(f"Rows for {table.name} lie outside the partitions.") from error
         raise
-
-
-def conform(rows: DataFrame, table: Table) -> DataFrame:
-    """The contract's columns in its order. Raises ContractError naming every missing or wrongly typed column."""
-    from pyspark.sql.types import StructType
-
-    wanted = cast(StructType, StructType.fromDDL(table.ddl))
-    have = {field.name: field.dataType for field in rows.schema}
-    problems = [f"{f.name} is missing" for f in wanted if f.name not in have]
-    problems += [
-        f"{f.name} is {have[f.name].simpleString()} instead of {f.dataType.simpleString()}"
-        for f in wanted
-        if f.name in have and have[f.name].simpleString() != f.dataType.simpleString()
-    ]
-    if problems:
-        raise ContractError(f"Rows for {table.name}: {'; '.join(problems)}.")
-    return rows.select(*[f"`{name}`" for name in table.names])
-
-
-def conform_arrow(rows: pa.Table, table: Table) -> pa.Table:
-    """The same for Arrow, which knows more widths of a type: those are cast, a text never becomes a number."""
-    schema = table.arrow_schema()
-    have = {field.name: field.type for field in rows.schema}
-    problems = [f"{f.name} is missing" for f in schema if f.name not in have]
-    there = [f for f in schema if f.name in have]
-    problems += [f"{f.name} is {have[f.name]} instead of {f.type}" for f in there if not _fits(have[f.name], f.type)]
-    problems += [f"{f.name} holds NULL" for f in there if not f.nullable and rows[f.name].null_count]
-    if problems:
-        raise ContractError(f"Rows for {table.name}: {'; '.join(problems)}.")
-    try:
-        return rows.select(schema.names).cast(schema)
-    except pa.ArrowInvalid as error:
-        raise ContractError(f"Rows for {table.name}: {error}.") from error
-
-
-def _fits(have: pa.DataType, wanted: pa.DataType) -> bool:
-    """Whether two Arrow types are of one kind, whatever their width."""
-    types = pa.types
-    if types.is_null(have):
-        return True
-    if types.is_map(wanted):
-        return types.is_map(have) and _fits(have.key_type, wanted.key_type) and _fits(have.item_type, wanted.item_type)
-    if types.is_list(wanted):
-        listed = types.is_list(have) or types.is_large_list(have) or types.is_fixed_size_list(have)
-        return listed and _fits(have.value_type, wanted.value_type)
-    if types.is_timestamp(wanted):
-        return types.is_timestamp(have) and have.tz is not None
-    if types.is_string(wanted):
-        return types.is_string(have) or types.is_large_string(have) or types.is_string_view(have)
-    kinds = (types.is_integer, types.is_floating, types.is_boolean, types.is_date)
-    return any(kind(have) and kind(wanted) for kind in kinds)
-
-
-def _few(labels: Sequence[str]) -> str:
-    return " ".join(labels) if len(labels) < 4 else f"{labels[0]} .. {labels[-1]} ({len(labels)})"
-
-
-def _literal(value: Value) -> str:
-    """A partition value as a SQL literal; only plain characters ever reach SQL text."""
-    if isinstance(value, int):
-        return str(value)
-    text = value.isoformat() if isinstance(value, dt.date) else value
-    if not _PLAIN.fullmatch(text):
-        raise DataError(f"{text!r} cannot name a partition: letters, digits, blank and _.=:+- only.")
-    return f"'{text}'"
-
-
-def label(partition: Partition) -> str:
-    """Name of a partition as commits carry it, for example `event_date=2026-01-31`."""
-    return "/".join(f"{key}={value!s}" for key, value in sorted(partition.items()))
-
-
-def _parsed(name: str) -> dict[str, str]:
-    """What `label` made a name of; no value holds a slash."""
-    return dict(step.split("=", 1) for step in name.split("/") if step)
-
-
-def _overlap(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    """Whether a row may lie in both: nothing that both name differs."""
-    return all(other.get(key, value) == value for key, value in one.items())
-
-
-def _predicate(partitions: Sequence[Partition]) -> str:
-    alternatives = [" AND ".join(f"{key} = {_literal(value)}" for key, value in part.items()) for part in partitions]
-    columns = {tuple(part) for part in partitions}
-    if len(partitions) > 1 and len(columns) == 1 and len(key := next(iter(columns))) == 1:
-        return f"{key[0]} IN ({', '.join(_literal(part[key[0]]) for part in partitions)})"
-    return " OR ".join(f"({alternative})" for alternative in alternatives)
-
-
-def _expression(partitions: Sequence[Partition]) -> Any:
-    import pyarrow.compute as pc
-
-    def one(part: Partition) -> Any:
-        terms = [pc.field(key) == value for key, value in part.items()]
-        result = terms[0]
-        for term in terms[1:]:
-            result = result & term
-        return result
-
-    result = one(partitions[0])
-    for part in partitions[1:]:
-        result = result | one(part)
-    return result

@@ -22,8 +22,6 @@ SHARED = Path(os.environ.get("DSIRM_SHARED", ROOT.parent / "shared"))
 SPARK = {
     "spark.master": "local[2]",
     "spark.driver.memory": "2g",
-    "spark.sql.codegen.wholeStage": "false",
-    "spark.sql.adaptive.enabled": "false",
     "spark.sql.shuffle.partitions": "2",
     "spark.databricks.delta.snapshotPartitions": "2",
     "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",

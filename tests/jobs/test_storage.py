@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 
 from jobs.errors import ConcurrentWrite, DataError
-from jobs.storage import Store, label
+from jobs.partitions import label
+from jobs.storage import Store
 from schemas.contract import ContractError
 from schemas.tables import TABLES
 

@@ -36,6 +36,7 @@ def normalised(spark, texts):
     return [row["query"] for row in with_normalised_query(numbered).orderBy("n").collect()]
 
 
+@pytest.mark.slow
 @settings(max_examples=4, phases=UNSHRUNK)
 @given(st.lists(st.text() | ASCII, min_size=150, max_size=300))
 def test_spark_normalises_any_text_as_python_does(spark, texts):
@@ -43,6 +44,7 @@ def test_spark_normalises_any_text_as_python_does(spark, texts):
     assert normalised(spark, texts) == [normalise_query(text) for text in texts]
 
 
+@pytest.mark.slow
 @settings(max_examples=3, phases=UNSHRUNK)
 @given(st.lists(st.text(), min_size=150, max_size=300))
 def test_spark_hashes_any_text_as_python_does(spark, texts):
@@ -57,6 +59,10 @@ def test_null_stays_null(spark):
     rows = spark.createDataFrame([(None,), ("Ä",)], "query STRING")
     found = with_normalised_query(rows).select("query", hashed("query").alias("hash")).collect()
     assert {tuple(row) for row in found} == {(None, None), ("ä", text_hash("ä"))}
+
+
+def test_line_ends_beyond_ascii_are_white_space_too(spark):
+    assert normalised(spark, TRICKY) == [normalise_query(text) for text in TRICKY]
 
 
 def test_rows_and_other_columns_stay(spark):

@@ -27,38 +27,40 @@ OPTIONS = {
 ITEMS = [10, 11, 12, 13]
 
 
-def built(spark, pair_days, query_days=(), *, items=ITEMS, change=lambda rows: rows, **options):
-    """(query, item, impressions, clicks, carts, purchases, expected, orphans, day) -> pairs, queries, trimmed."""
+def built(spark, pair_days, query_days=(), *, items=ITEMS, change=lambda frame: frame, **options):
+    """(query, item, impressions, clicks, carts, purchases, expected, orphans, day) -> the corpus."""
     pairs = [(DAY - dt.timedelta(days=row[-1]), *row[:-1]) for row in pair_days]
     queries = [(DAY - dt.timedelta(days=day), query, text, searches) for query, text, searches, day in query_days]
-    corpus = build_corpus(
+    return build_corpus(
         change(spark.createDataFrame(pairs, TABLES["pair_days"].ddl)),
         change(spark.createDataFrame(queries, TABLES["query_days"].ddl)),
         spark.createDataFrame([(item,) for item in items], "item_hash BIGINT"),
         as_of_date=F.lit(DAY),
         **OPTIONS | options,
     )
-    keys = (["query_id", "item_hash"], ["query_id"], ["query_id", "item_hash"])
-    return [frame.orderBy(*key).collect() for frame, key in zip(corpus, keys, strict=True)]
+
+
+def rows(frame):
+    return sorted(frame.collect(), key=lambda row: [row[key] for key in ("query_id", "item_hash") if key in row])
 
 
 def test_the_window_is_summed_and_the_weight_is_clicks_over_expected_clicks(spark):
     days = [(1, 10, 8, 3, 1, 1, 2_000_000, 0, 0), (1, 10, 2, 1, 0, 0, 500_000, 2, 1), (1, 11, 5, 1, 0, 0, 0, 0, 1)]
-    pairs, _, trimmed = built(spark, days)
+    corpus = built(spark, days)
+    pairs = rows(corpus.pairs)
     assert [pairs[0][name] for name in COUNTS] == [10, 4, 1, 1, 2_500_000, 2]
     # (4 clicks + 3 for the purchase + 1 of the prior) / (2.5 expected + 1 of the prior)
     assert [row["weight"] for row in pairs] == [8 / 3.5, 2.0]
     assert {row["as_of_date"] for row in pairs} == {DAY}
     assert sorted(pairs[0].asDict()) == sorted(TABLES["pairs"].names)
-    assert trimmed == []
+    assert rows(corpus.trimmed) == []
 
 
 def test_only_pairs_with_an_action_and_an_item_of_the_catalogue_are_in(spark):
     shown, carted, bought = (1, 10, 9, 0, 0, 0, 1, 0, 0), (1, 11, 1, 0, 1, 0, 1, 0, 0), (1, 12, 1, 0, 0, 1, 1, 0, 0)
     gone = (1, 99, 9, 9, 9, 9, 1, 0, 0)
-    pairs, _, trimmed = built(spark, [shown, carted, bought, gone], items=[*ITEMS, 10, 11])
-    assert [row["item_hash"] for row in pairs] == [11, 12]
-    assert trimmed == []
+    corpus = built(spark, [shown, carted, bought, gone], items=[*ITEMS, 10, 11])
+    assert [row["item_hash"] for row in rows(corpus.pairs)] == [11, 12]
 
 
 def test_the_cap_keeps_the_strongest_and_reports_the_rest(spark):
@@ -66,18 +68,20 @@ def test_the_cap_keeps_the_strongest_and_reports_the_rest(spark):
     over = [(1, item, 9, clicks, carts, bought, 1, 0, 0) for item, (bought, clicks, carts) in counts.items()]
     tied = [(2, item, 9, 1, 0, 0, 1, 0, 0) for item in (13, 10, 12)]
     at_limit = [(3, item, 9, 1, 0, 0, 1, 0, 0) for item in (12, 13)]
-    pairs, _, trimmed = built(spark, [*over, *tied, *at_limit], max_items_per_query=2)
+    corpus = built(spark, [*over, *tied, *at_limit], max_items_per_query=2)
     kept = defaultdict(list)
-    for row in pairs:
+    for row in corpus.pairs.collect():
         kept[row["query_id"]].append(row["item_hash"])
     assert kept == {1: [11, 13], 2: [10, 12], 3: [12, 13]}
-    assert [tuple(row) for row in trimmed] == [(1, 10), (1, 12), (2, 13)]
+    assert [tuple(row) for row in rows(corpus.trimmed)] == [(1, 10), (1, 12), (2, 13)]
 
 
+@pytest.mark.slow
 def test_queries_carry_their_traffic_and_the_split_of_their_pairs(spark):
     days = [(q, 10, 1, 1, 0, 0, 1, 0, 0) for q in range(1, 41)]
     texts = [(q, f"query {q}", 3, day) for q in range(1, 41) for day in (0, 1)]
-    pairs, queries, _ = built(spark, days, texts, valid_share=0.3, test_share=0.3)
+    corpus = built(spark, days, texts, valid_share=0.3, test_share=0.3)
+    pairs, queries = rows(corpus.pairs), rows(corpus.queries)
     assert [(row["query_id"], row["query"], row["traffic"]) for row in queries] == [
         (q, f"query {q}", 6) for q in range(1, 41)
     ]
@@ -130,9 +134,10 @@ PAIR_DAY = st.tuples(
 @given(st.lists(PAIR_DAY, min_size=40, max_size=120), st.randoms(use_true_random=False))
 def test_any_order_of_rows_gives_the_sums_done_by_hand(spark, days, draw):
     texts = [(query, f"q{query}", 1 + query, day) for query in range(1, 6) for day in range(3)]
-    found = built(spark, days, texts, max_items_per_query=3)
-    shuffled = [draw.sample(rows, len(rows)) for rows in (days, texts)]
-    assert built(spark, *shuffled, max_items_per_query=3, change=lambda rows: rows.repartition(7)) == found
+    found = [rows(frame) for frame in built(spark, days, texts, max_items_per_query=3)]
+    shuffled = [draw.sample(some, len(some)) for some in (days, texts)]
+    again = built(spark, *shuffled, max_items_per_query=3, change=lambda frame: frame.repartition(7))
+    assert [rows(frame) for frame in again] == found
     sums = defaultdict(lambda: [0] * 6)
     for query, item, *counts, _ in days:
         sums[query, item] = [a + b for a, b in zip(sums[query, item], counts, strict=True)]

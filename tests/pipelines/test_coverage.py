@@ -78,6 +78,7 @@ def test_churn_counts_items_of_both_releases_whose_prefix_moved(by_hand):
     assert [by_hand[f"level={level}"]["churn"] for level in (1, 2, 3)] == pytest.approx([1 / 3, 1 / 3, 2 / 3])
 
 
+@pytest.mark.slow
 def test_one_sid_for_all(spark):
     found = measured(spark, sids=dict.fromkeys("abcd", (1, 1, 1)), prior={})
     level = found["level=3"]
@@ -85,6 +86,7 @@ def test_one_sid_for_all(spark):
     assert level["churn"] is None, "nothing before to compare with"
 
 
+@pytest.mark.slow
 def test_nothing_assigned_or_predicted_is_no_coverage_and_no_error(spark):
     found = measured(spark, sids={}, predicted=[])
     assert [found["all"][name] for name in ("items", "items_covered", "traffic", "traffic_covered")] == [5, 0, 100, 0]

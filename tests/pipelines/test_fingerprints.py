@@ -1,3 +1,5 @@
+import pytest
+
 from pipelines.fingerprints import as_text, fingerprints
 
 DDL = "day STRING, id INT, text STRING, tags MAP<STRING, STRING>, list ARRAY<INT>"
@@ -29,6 +31,7 @@ def test_a_partition_has_the_same_mark_alone_and_among_others(spark):
     assert marks(spark, ROWS[3:])[("b",)] == marks(spark, ROWS)[("b",)]
 
 
+@pytest.mark.slow
 def test_any_change_shows(spark):
     changed = [
         ("b", 4, "z", None, None),

@@ -69,6 +69,7 @@ def worlds(draw):
     return {q: found for q, found in beams.items() if found}, {item: draw(CODES) for item in range(10, 25)}
 
 
+@pytest.mark.slow
 @settings(max_examples=3, phases=UNSHRUNK)
 @given(worlds())
 def test_features_equal_a_search_through_every_beam(spark, world):
@@ -102,6 +103,7 @@ def test_by_hand(spark):
     assert found["2-10"] == (0, 0.0, None, 0.0, 0.0, 0.0, False, True), "the query has no SID"
 
 
+@pytest.mark.slow
 def test_the_map_of_depths_may_start_above_zero(spark):
     beams, items = {1: [((1, 1, 1), [-1.0, -1.0, -1.0])]}, {10: (1, 2, 3)}
     matched = match_prefixes(*frames(spark, [(1, 10), (1, 11)], beams, items), ss=(0.1, 0.2, 0.3, 0.4)).collect()
