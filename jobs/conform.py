@@ -56,8 +56,8 @@ def _fits(have: pa.DataType, wanted: pa.DataType) -> bool:
         listed = types.is_list(have) or types.is_large_list(have) or types.is_fixed_size_list(have)
         return listed and _fits(have.value_type, wanted.value_type)
     if types.is_timestamp(wanted):
-        return types.is_timestamp(have) and have.tz is not None
+        return bool(types.is_timestamp(have) and have.tz is not None)
     if types.is_string(wanted):
-        return types.is_string(have) or types.is_large_string(have) or types.is_string_view(have)
+        return bool(types.is_string(have) or types.is_large_string(have) or types.is_string_view(have))
     kinds = (types.is_integer, types.is_floating, types.is_boolean, types.is_date)
     return any(bool(kind(have) and kind(wanted)) for kind in kinds)

@@ -23,7 +23,7 @@ from deltalake.exceptions import CommitFailedError
 
 from jobs.conform import conform, conform_arrow
 from jobs.errors import ConcurrentWrite
-from jobs.partitions import Partition, expression, few, label, overlap, predicate
+from jobs.partitions import Partition, expression, few, label, overlap, parsed, predicate
 from schemas.contract import ContractError, Table
 from schemas.tables import TABLES
 
