@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-import ast
 import datetime as dt
-import importlib
-import json
 import logging
 import os
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from jobs.home import Home
-    from jobs.plan import Plan
+from jobs.cli_options import (
+    HOME,
+    DateOption,
+    HomeOption,
+    JsonOption,
+    ProfileOption,
+    ReleaseOption,
+    SettingsOption,
+    ShownReleaseOption,
+    day,
+    doc,
+    module,
+    open_home,
+    planned,
+    show,
+)
+from jobs.cli_sources import imports, simulate
 
 app = typer.Typer(
     name="dsirm",
@@ -27,73 +38,16 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-imports = typer.Typer(help="Bring a catalogue, a log or judgments into a home.", no_args_is_help=True)
-simulate = typer.Typer(help="Make a marketplace, or clicks over any catalogue.", no_args_is_help=True)
 releases_app = typer.Typer(help="List, compare, pin and roll back releases.", no_args_is_help=True)
 app.add_typer(imports, name="import")
 app.add_typer(simulate, name="simulate")
 app.add_typer(releases_app, name="releases")
-
-HomeOption = Annotated[Path, typer.Option("--home", envvar="DSIRM_HOME", help="Where tables and models live.")]
-ProfileOption = Annotated[
-    str | None, typer.Option("--profile", envvar="DSIRM_PROFILE", help="Settings to start from: demo or dsirm.")
-]
-SettingsOption = Annotated[
-    Path | None, typer.Option("--settings", help="TOML file of settings; default HOME/dsirm.toml where there is one.")
-]
-DateOption = Annotated[
-    dt.datetime | None,
-    typer.Option("--date", formats=["%Y-%m-%d"], help="As-of day; default: the last day of the log."),
-]
-ReleaseOption = Annotated[
-    str | None, typer.Option("--release", help="Release to work on; default: planned for --date from what is there.")
-]
-ShownReleaseOption = Annotated[str | None, typer.Option("--release", help="Release to show; default: the current one.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-ReplaceOption = Annotated[
-    bool, typer.Option("--replace", help="Empty the home first: its tables, models and releases are deleted.")
-]
-HOME = Path(".dsirm")
 
 # Subcommand -> what of its module to call. In the order of the chain.
 PLANNED = (
     "build-corpus", "embed-items", "embed-queries", "train-quantizer", "assign-item-sids", "finetune-generator",
     "generate-query-sids", "score-pairs", "match-prefixes", "train-ranker", "measure-coverage", "audit",
 )  # fmt: skip
-
-
-def _doc(name: str) -> str:
-    """A job's docstring, read without importing the job: the text of --help."""
-    path = Path(__file__).with_name(f"{name.replace('-', '_')}.py")
-    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
-
-
-def _module(name: str) -> Any:
-    return importlib.import_module(f"jobs.{name.replace('-', '_')}")
-
-
-def _open(home: Path, profile: str | None, settings: Path | None) -> Home:
-    from jobs.home import Home
-
-    return Home(home, profile=profile, settings_file=settings)
-
-
-def _day(date: dt.datetime | None) -> dt.date | None:
-    return None if date is None else date.date()
-
-
-def _plan(home: Home, date: dt.datetime | None, release: str | None) -> Plan:
-    from jobs.plan import load_plan, make_plan
-
-    return load_plan(home, release) if release else make_plan(home, _day(date))
-
-
-def _show(data: dict[str, Any], as_json: bool, printer: str) -> None:
-    if as_json:
-        typer.echo(json.dumps(data, indent=2, default=str, allow_nan=False))
-        return
-    getattr(importlib.import_module("jobs.printing"), printer)(data)
 
 
 def _register(name: str) -> None:
@@ -104,13 +58,13 @@ def _register(name: str) -> None:
         date: DateOption = None,
         release: ReleaseOption = None,
     ) -> None:
-        opened = _open(home, profile, settings)
-        _module(name).run(opened, _plan(opened, date, release))
+        opened = open_home(home, profile, settings)
+        module(name).run(opened, planned(opened, date, release))
 
-    app.command(name, help=_doc(name))(command)
+    app.command(name, help=doc(name))(command)
 
 
-@app.command("plan", help=_doc("plan"))
+@app.command("plan", help=doc("plan"))
 def plan_command(
     home: HomeOption = HOME,
     profile: ProfileOption = None,
@@ -121,32 +75,32 @@ def plan_command(
     from jobs.plan import make_plan
 
     # The release alone on the last line: Airflow passes it on to the tasks after.
-    typer.echo(make_plan(_open(home, profile, settings), _day(date), refit=refit).release)
+    typer.echo(make_plan(open_home(home, profile, settings), day(date), refit=refit).release)
 
 
-@app.command("aggregate-day", help=_doc("aggregate-day"))
-def aggregate_day(
+@app.command("aggregate-day", help=doc("aggregate-day"))
+def aggregateday(
     home: HomeOption = HOME,
     profile: ProfileOption = None,
     settings: SettingsOption = None,
     date: DateOption = None,
     release: ReleaseOption = None,
 ) -> None:
-    from jobs.plan import load_plan, window
+    from jobs.plan import window
 
-    opened = _open(home, profile, settings)
+    opened = open_home(home, profile, settings)
     if release:
         days = [dt.date.fromisoformat(day) for day in load_plan(opened, release).days]
     else:
-        days = [window(opened, _day(date))[0]]
-    _module("aggregate-day").run(opened, days)
+        days = [window(opened, day(date))[0]]
+    module("aggregate-day").run(opened, days)
 
 
 for _name in PLANNED:
     _register(_name)
 
 
-@app.command("publish-release", help=_doc("publish-release"))
+@app.command("publish-release", help=doc("publish-release"))
 def publish_release(
     home: HomeOption = HOME,
     profile: ProfileOption = None,
@@ -155,16 +109,16 @@ def publish_release(
     release: ReleaseOption = None,
     again: Annotated[bool, typer.Option("--again", help="Publish a release that was rolled back.")] = False,
 ) -> None:
-    opened = _open(home, profile, settings)
-    _module("publish-release").run(opened, _plan(opened, date, release), again=again)
+    opened = open_home(home, profile, settings)
+    module("publish-release").run(opened, planned(opened, date, release), again=again)
 
 
-@app.command("demo", help=_doc("demo"))
+@app.command("demo", help=doc("demo"))
 def demo(home: HomeOption = Path(".demo"), as_json: JsonOption = False) -> None:
-    _show(_module("demo").run(home), as_json, "demo")
+    show(module("demo").run(home), as_json, "demo")
 
 
-@app.command("nightly", help=_doc("nightly"))
+@app.command("nightly", help=doc("nightly"))
 def nightly(
     home: HomeOption = HOME,
     profile: ProfileOption = None,
@@ -173,14 +127,14 @@ def nightly(
     refit: Annotated[bool, typer.Option("--refit", help="Train the models again, from the current ones.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    opened = _open(home, profile, settings)
-    _module("nightly").run(opened, _day(date), refit=refit)
+    opened = open_home(home, profile, settings)
+    module("nightly").run(opened, day(date), refit=refit)
     from jobs import views
 
-    _show(views.summary(opened), as_json, "summary")
+    show(views.summary(opened), as_json, "summary")
 
 
-@app.command("evaluate", help=_doc("evaluate"))
+@app.command("evaluate", help=doc("evaluate"))
 def evaluate(
     home: HomeOption = HOME,
     profile: ProfileOption = None,
@@ -189,13 +143,12 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     from jobs import views
-    from jobs.plan import load_plan
 
-    opened = _open(home, profile, settings)
+    opened = open_home(home, profile, settings)
     name = release or views.current_release(opened)
     if not opened.store.count("ranker_metrics", {"release": name}):
-        _module("evaluate").run(opened, load_plan(opened, name))
-    _show(views.ranker_metrics(opened, name), as_json, "ranker_metrics")
+        module("evaluate").run(opened, load_plan(opened, name))
+    show(views.ranker_metrics(opened, name), as_json, "ranker_metrics")
 
 
 @app.command("status", help="What a home holds: tables, rows, who wrote them last, what is current.")
@@ -207,7 +160,7 @@ def status(
 ) -> None:
     from jobs import views
 
-    _show(views.status(_open(home, profile, settings)), as_json, "status")
+    show(views.status(open_home(home, profile, settings)), as_json, "status")
 
 
 @app.command("coverage", help="How well semantic IDs cover items, queries and traffic. Reads sid_coverage.")
@@ -220,10 +173,10 @@ def coverage(
 ) -> None:
     from jobs import views
 
-    _show(views.coverage(_open(home, profile, settings), release), as_json, "coverage")
+    show(views.coverage(open_home(home, profile, settings), release), as_json, "coverage")
 
 
-@app.command("explain", help=_doc("explain"))
+@app.command("explain", help=doc("explain"))
 def explain_command(
     query: Annotated[str, typer.Option("--query", help="Query as a shopper types it.")],
     item: Annotated[str | None, typer.Option("--item", help="Item id.")] = None,
@@ -234,7 +187,7 @@ def explain_command(
 ) -> None:
     from jobs.explain import explain
 
-    _show(explain(_open(home, profile, settings), query, item), as_json, "explanation")
+    show(explain(open_home(home, profile, settings), query, item), as_json, "explanation")
 
 
 @releases_app.command("list", help="Every release, oldest first, with its state now. Reads releases.")
@@ -246,7 +199,7 @@ def releases_list(
 ) -> None:
     from jobs import views
 
-    _show(views.release_list(_open(home, profile, settings)), as_json, "release_list")
+    show(views.release_list(open_home(home, profile, settings)), as_json, "release_list")
 
 
 @releases_app.command("diff", help="What moved between releases A and B. Reads releases and item_sids.")
@@ -260,7 +213,7 @@ def releases_diff(
 ) -> None:
     from jobs import views
 
-    _show(views.release_diff(_open(home, profile, settings), a, b), as_json, "release_diff")
+    show(views.release_diff(open_home(home, profile, settings), a, b), as_json, "release_diff")
 
 
 @releases_app.command("pin", help="Keep a release from retention for good. Appends to releases.")
@@ -269,7 +222,7 @@ def releases_pin(
 ) -> None:
     from jobs import releases
 
-    releases.pin(_open(home, profile, settings).store, release)
+    releases.pin(open_home(home, profile, settings).store, release)
     typer.echo(f"{release} is pinned.")
 
 
@@ -279,82 +232,7 @@ def releases_rollback(
 ) -> None:
     from jobs import releases
 
-    typer.echo(f"{releases.roll_back(_open(home, profile, settings).store, release)} is current.")
-
-
-@imports.command("icecat", help="The Icecat catalogue and its human judgments. Writes catalog and relevance_labels.")
-def import_icecat(
-    directory: Path,
-    home: HomeOption = HOME,
-    profile: ProfileOption = None,
-    settings: SettingsOption = None,
-    replace: ReplaceOption = False,
-) -> None:
-    _module("import-source").icecat(_open(home, profile, settings), directory, replace=replace)
-
-
-@imports.command("ubi", help="User Behavior Insights events (JSON lines or Parquet). Writes click_log.")
-def import_ubi(
-    file: Path,
-    home: HomeOption = HOME,
-    profile: ProfileOption = None,
-    settings: SettingsOption = None,
-    replace: ReplaceOption = False,
-) -> None:
-    _module("import-source").ubi(_open(home, profile, settings), file, replace=replace)
-
-
-@imports.command("esci", help="The published ESCI parquet files. Writes catalog, relevance_labels and click_log.")
-def import_esci(
-    directory: Path,
-    locale: Annotated[str, typer.Option("--locale", help="us, es or jp.")] = "us",
-    home: HomeOption = HOME,
-    profile: ProfileOption = None,
-    settings: SettingsOption = None,
-    replace: ReplaceOption = False,
-) -> None:
-    _module("import-source").esci(_open(home, profile, settings), directory, locale=locale, replace=replace)
-
-
-@imports.command("table", help="Any Parquet, CSV or Delta table, columns named by a mapping file.")
-def import_table(
-    path: Path,
-    mapping: Annotated[Path, typer.Option("--mapping", help="TOML: our columns and theirs (docs/imports.md).")],
-    home: HomeOption = HOME,
-    profile: ProfileOption = None,
-    settings: SettingsOption = None,
-    replace: ReplaceOption = False,
-) -> None:
-    _module("import-source").table(_open(home, profile, settings), path, mapping, replace=replace)
-
-
-@simulate.command("catalogue", help="A made-up marketplace. Writes catalog and users.")
-def simulate_catalogue(
-    items: Annotated[int, typer.Option("--items", min=10, help="Items.")] = 20_000,
-    users: Annotated[int, typer.Option("--users", min=1, help="Users.")] = 5_000,
-    seed: Annotated[int, typer.Option("--seed", help="Another seed, another world.")] = 1,
-    home: HomeOption = HOME,
-    profile: ProfileOption = None,
-    settings: SettingsOption = None,
-    replace: ReplaceOption = False,
-) -> None:
-    _module("simulate").catalogue(_open(home, profile, settings), items=items, users=users, seed=seed, replace=replace)
-
-
-@simulate.command("clicks", help="Searches and clicks over the home's catalogue. Writes click_log and true grades.")
-def simulate_clicks(
-    days: Annotated[int, typer.Option("--days", min=1, help="Days of log.")] = 30,
-    queries: Annotated[int, typer.Option("--queries", min=10, help="Distinct queries.")] = 12_000,
-    seed: Annotated[int, typer.Option("--seed", help="Another seed, other shoppers.")] = 1,
-    until: Annotated[
-        dt.datetime, typer.Option("--until", formats=["%Y-%m-%d"], help="Last day of the log.")
-    ] = dt.datetime(2026, 1, 31),
-    home: HomeOption = HOME,
-    profile: ProfileOption = None,
-    settings: SettingsOption = None,
-) -> None:
-    opened = _open(home, profile, settings)
-    _module("simulate").clicks(opened, days=days, queries=queries, seed=seed, last_day=until.date())
+    typer.echo(f"{releases.roll_back(open_home(home, profile, settings).store, release)} is current.")
 
 
 def main() -> None:
