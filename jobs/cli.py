@@ -86,7 +86,7 @@ def aggregateday(
     date: DateOption = None,
     release: ReleaseOption = None,
 ) -> None:
-    from jobs.plan import window
+    from jobs.plan import load_plan, window
 
     opened = open_home(home, profile, settings)
     if release:
@@ -143,6 +143,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     from jobs import views
+    from jobs.plan import load_plan
 
     opened = open_home(home, profile, settings)
     name = release or views.current_release(opened)
