@@ -147,8 +147,8 @@ class Store:
 
         """
         name, table = "releases", TABLES["releases"]
-        self._create(name)
         with self._lock(name):
+            self._create(name)
             rows = conform_arrow(pa.Table.from_pylist([dict(row)], schema=table.arrow_schema()), table)
             current = deltalake.DeltaTable(self.path(name))
             known = current.to_pyarrow_table(columns=["sequence"])["sequence"].to_pylist()
@@ -173,14 +173,19 @@ class Store:
         if "://" not in self.base:
             Path(self.path(name)).mkdir(parents=True, exist_ok=True)
         # Created through delta-rs whichever engine writes next: milliseconds, and the same protocol for both.
-        deltalake.DeltaTable.create(
-            self.path(name),
-            schema=deltalake.Schema.from_arrow(table.arrow_schema()),
-            mode="ignore",
-            partition_by=list(table.partition),
-            description=table.doc,
-            configuration=PROPERTIES,
-        )
+        try:
+            deltalake.DeltaTable.create(
+                self.path(name),
+                schema=deltalake.Schema.from_arrow(table.arrow_schema()),
+                mode="ignore",
+                partition_by=list(table.partition),
+                description=table.doc,
+                configuration=PROPERTIES,
+            )
+        except CommitFailedError:
+            # Where there is no lock, another first writer may have created it at the same moment.
+            if not self.exists(name):
+                raise
 
     @contextmanager
     def _lock(self, name: str) -> Iterator[None]:
@@ -243,8 +248,8 @@ class Target:
             **notes,
         }
         text = json.dumps(metadata, sort_keys=True, default=str)
-        self.store._create(name)
         with self.store._lock(name):
+            self.store._create(name)
             now = self.store._seen(name, self.partitions)
             if now != self.seen:
                 raise ConcurrentWrite(

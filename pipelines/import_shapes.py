@@ -42,6 +42,12 @@ def item_text(title: Column, brand: Column, category: Column) -> Column:
     return F.substring(F.concat_ws(" ", short, unless_named(brand), unless_named(category)), 1, TEXT_CHARS)
 
 
+def path_steps(text: Column) -> Column:
+    """`home > lighting > lamp` -> its steps; NULL for NULL."""
+    steps = F.transform(F.split(text, ">"), lambda step: F.trim(step))
+    return F.when(text.isNotNull(), F.filter(steps, lambda step: step != ""))
+
+
 def _with_image_width(items: DataFrame) -> tuple[DataFrame, Column]:
     """Items beside the width that most image vectors have, the wider one on a tie; and which vectors are unusable."""
     vector = F.col("image_embedding").cast("array<float>")
@@ -108,8 +114,10 @@ def shape_catalog(raw: DataFrame, *, source: str = "catalog") -> Shaped:
                 "the item is kept without it",
             )
         )
-    category = text_or_null("category")
-    path = F.coalesce(F.col("category_path"), F.when(category.isNotNull(), F.array(category)), F.array())
+    # A path alone gives the category: its last step.
+    given_path = F.col("category_path").cast("array<string>")
+    category = F.coalesce(text_or_null("category"), text_or_null(F.try_element_at(given_path, F.lit(-1))))
+    path = F.coalesce(given_path, F.when(category.isNotNull(), F.array(category)), F.array())
     title, brand = F.trim("title"), text_or_null("brand")
     rows = checked.select(
         "item_id",

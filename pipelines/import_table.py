@@ -22,7 +22,7 @@ from typing import Any
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from pipelines.import_shapes import ACTIONS, RAW_EVENT, shape_catalog, shape_events
+from pipelines.import_shapes import ACTIONS, RAW_EVENT, path_steps, shape_catalog, shape_events
 from pipelines.imports import Shaped, quoted, shape_labels, shape_users, time_from
 
 CATALOG_COLUMNS = (
@@ -189,6 +189,5 @@ def _shaped(raw: DataFrame, ours: str, theirs: str) -> Column:
     if is_text and ours == "image_embedding":
         return F.from_json(column, "array<float>")
     if is_text and ours == "category_path":
-        steps = F.filter(F.transform(F.split(column, ">"), lambda step: F.trim(step)), lambda step: step != "")
-        return F.when(column.isNotNull(), steps)
+        return path_steps(column)
     return column

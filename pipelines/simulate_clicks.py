@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
-from pyspark.storagelevel import StorageLevel
 
 from pipelines.columns import hashed
 from pipelines.draws import draw, pick
@@ -28,6 +27,7 @@ from schemas.relevance_labels import TABLE as LABELS
 PAGE = 10
 TASTES = 6  # a user likes one in six brands
 MINUTE = 60
+BUSY_DAYS = 2  # of seven
 # Nobody searches after 23:20, so that what follows a search happens on its day.
 FIRST_SECOND, LAST_SECOND = 6 * 3600, 23 * 3600 + 20 * MINUTE
 BROKEN_KINDS = ("no item", "no time", "unknown action", "no query", "position 0")
@@ -80,7 +80,7 @@ class SimulatorRates:
 
 
 class SimulatedClicks(NamedTuple):
-    """A simulated log and the truth about it. Call `unpersist` once everything wanted is written."""
+    """A simulated log and the truth about it."""
 
     click_log: DataFrame  # columns of the contract; robots and duplicates are in it
     refused: DataFrame  # source, reason, row: the broken rows
@@ -89,12 +89,6 @@ class SimulatedClicks(NamedTuple):
     robots: DataFrame  # user: pseudonyms of the robots
     expected: DataFrame  # what STRING, expected DOUBLE: counts that the rates lead to
     results: DataFrame  # query, rank, lexical, semantic: graded candidate results of each query
-    kept: tuple[DataFrame, ...]  # what Spark keeps for the frames above
-
-    def unpersist(self) -> None:
-        """Free what Spark keeps; the frames can still be used and are then computed again."""
-        for frame in self.kept:
-            frame.unpersist()
 
 
 def simulate_clicks(
@@ -136,7 +130,9 @@ def simulate_clicks(
             "users, queries, searches and days are at least 1, held_out is at least 0 and unseen_share is in [0, 1]."
         )
     r = rates or SimulatorRates()
-    facets = item_facets(catalog).persist(StorageLevel.MEMORY_AND_DISK)
+    # Facets, queries and results are computed here and now, and stay until nothing refers to them: plans that grew
+    # through all three took longer to optimise than the rows to compute.
+    facets = item_facets(catalog).localCheckpoint()
     asked = simulate_queries(
         facets,
         queries=queries,
@@ -145,14 +141,13 @@ def simulate_clicks(
         seed=seed,
         synonym_share=r.synonym_share,
         typo_share=r.typo_share,
-    ).persist(StorageLevel.MEMORY_AND_DISK)
+    ).localCheckpoint()
     results = simulate_results(asked, catalog, facets, seed=seed, unseen_share=unseen_share)
-    results = results.persist(StorageLevel.MEMORY_AND_DISK)
+    results = results.localCheckpoint()
     made = _searches(results, seed, r, searches, queries, users, days, last_day)
     log = _events(_pages(made, seed, r), seed, r, key)
-    # Kept, not computed twice: its expressions, inlined into every refusal rule, would outgrow a generated method.
-    broken_rows = _broken(made, seed, r).persist(StorageLevel.MEMORY_AND_DISK)
-    broken = shape_events(broken_rows, zone="UTC", key=key)
+    # Computed first: its expressions, inlined into every refusal rule, would outgrow a generated method.
+    broken = shape_events(_broken(made, seed, r).localCheckpoint(), zone="UTC", key=key)
     spark = catalog.sparkSession
     robots = spark.range(days * r.robots_a_day).select(pseudonym(_robot_name(F.col("id")), key).alias("user"))
     visits = days * r.robots_a_day
@@ -167,8 +162,7 @@ def simulate_clicks(
         ],
         "what STRING, expected DOUBLE",
     )
-    kept = (facets, asked, results, broken_rows)
-    return SimulatedClicks(log, broken.refused, _labels(results, seed), asked, robots, expected, results, kept)
+    return SimulatedClicks(log, broken.refused, _labels(results, seed), asked, robots, expected, results)
 
 
 def _robot_name(number: Column) -> Column:
@@ -181,12 +175,13 @@ def _searches(
     """One row per search: who searched what and when, beside the query's candidate results."""
     # Harmonic sum over ranks, so that all weights together are 1.
     total = sum((rank + 2.0) ** -r.zipf for rank in range(1, queries + 1))
+    mean = sum(1.25 if day % 7 < BUSY_DAYS else 0.9 for day in range(days)) / days
     weight = F.pow(F.col("rank") + F.lit(2.0), F.lit(-r.zipf)) / total
     query = F.col("query")
 
     def of_day(day: Column) -> Column:
-        # Weekends are busier; over a week the factors average to 1.
-        busier = F.when(F.pmod(day, F.lit(7)).isin(0, 1), 1.25).otherwise(0.9)
+        # Two days in seven are busier; the factors of all days together leave the number of searches as it is.
+        busier = F.when(F.pmod(day, F.lit(7)) < BUSY_DAYS, 1.25 / mean).otherwise(0.9 / mean)
         people = F.floor(weight * busier * (searches / days) + draw(seed, "searches", query, day)).cast("int")
         shoppers = F.when(people > 0, F.sequence(F.lit(1), people)).otherwise(F.array().cast("array<int>"))
         robots = F.filter(

@@ -129,7 +129,8 @@ def simulate_queries(
         asked.withColumn("named", named)
         .withColumns({"_terms": said, "_noun": say(F.col("noun"), F.lit("noun"))})
         .withColumn("_said", F.array_join(words, " "))
-        .withColumn("query", F.trim(F.regexp_replace(slip, " +", " ")))
+        # Never NULL, and no filter on it below: Spark would push that down, into one huge copy of the whole expression.
+        .withColumn("query", F.coalesce(F.trim(F.regexp_replace(slip, " +", " ")), F.lit("")))
         .select(
             "query",
             F.struct(
@@ -147,9 +148,10 @@ def simulate_queries(
     # One intent a text: the one that leaves least unsaid. How often a text was drawn is its popularity.
     distinct = texts.groupBy("query").agg(F.count("*").alias("_times"), F.min("first").alias("first"))
     judged = with_normalised_query(judged_queries.select("query").where("query IS NOT NULL").distinct()).distinct()
-    fresh = distinct.join(judged, "query", "left_anti").where(F.length("query") > 1)
+    fresh = distinct.join(judged, "query", "left_anti")
     by_traffic = Window.orderBy(F.col("_times").desc(), F.xxhash64(F.lit(seed), F.col("query")), F.col("query"))
-    kept = fresh.withColumn("_place", F.row_number().over(by_traffic)).where(F.col("_place") <= queries + held_out)
+    placed = fresh.withColumn("_place", F.row_number().over(by_traffic))
+    kept = placed.where((F.col("_place") <= queries + held_out) & (F.length("query") > 1))
     by_lot = Window.orderBy(F.xxhash64(F.lit(seed), F.lit("held out"), F.col("query")), F.col("query"))
     lots = kept.withColumn("_held_out", F.row_number().over(by_lot) <= held_out)
     ranks = Window.partitionBy("_held_out").orderBy("_place")

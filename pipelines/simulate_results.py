@@ -163,7 +163,8 @@ def simulate_results(
     Returns:
         query, rank, lexical and semantic: arrays, best first, of item_id, grade (0..3), brand (hash), price_band.
     """
-    items = indexed_items(catalog, facets, seed)
+    # Both are read by two indexes, several times each.
+    items = indexed_items(catalog, facets, seed).localCheckpoint()
     intent_tokens = facet_tokens(F.col("category"), F.col("intent"))
     # A brand asked for decides the hidden trait of most items, so such shoppers do not go by it.
     names_brand = F.exists("intent", lambda f: f["key"] == "brand")
@@ -178,7 +179,7 @@ def simulate_results(
         F.xxhash64("category").alias("category_hash"),
         hashes(intent_tokens).alias("facet_hashes"),
         F.when(unseen, pick(seed, "hidden wish", HIDDEN_KINDS, F.col("category"), first)).alias("hidden"),
-    )
+    ).localCheckpoint()
     both = meant
     for source, tokens in (("lexical", "words"), ("semantic", "meanings")):
         results = best_results(

@@ -86,6 +86,7 @@ def test_other_shapes_of_the_same_log_give_the_same_events(spark, tmp_path, shap
         lines(path, [{"_id": f"id{n}", "_source": record} for n, record in enumerate(records)])
     else:
         path = tmp_path / "log.parquet"
+        # An exporter keeps its own order of fields; an event is the same all the same.
         spark.read.json(str(tmp_path / "plain.jsonl")).write.parquet(str(path))
 
     def read(where):

@@ -47,7 +47,6 @@ def world(catalog, judged):
     results = made.results.select("query", F.explode(F.concat("lexical", "semantic")).alias("i"))
     frames["grades"] = results.select("query", "i.item_id", "i.grade").distinct().toPandas()
     frames["columns"] = made.click_log.columns
-    made.unpersist()
     return frames
 
 
@@ -118,7 +117,7 @@ def test_robots_duplicates_late_and_broken_rows_come_at_their_rates(world):
     shown, clicked = (robots[robots.action == a].drop_duplicates("event_id") for a in ("impression", "click"))
     assert len(shown) == len(clicked) > 0
     people = log.search_id.nunique() - searches
-    assert abs(people - expected["searches of people"]) < 0.1 * expected["searches of people"]
+    assert abs(people - expected["searches of people"]) < 0.05 * expected["searches of people"]
     twice = 1 - log.event_id.nunique() / len(log)
     assert abs(twice - RATES.duplicate_share) < 0.01
     assert log.drop_duplicates().event_id.is_unique  # a second delivery is an equal row
@@ -142,7 +141,6 @@ def test_other_partitions_give_the_same_rows(spark, catalog, judged, world):
     try:
         made = simulate(catalog.repartition(7), judged[::-1])
         again = {name: getattr(made, name).toPandas() for name in ("click_log", "refused", "labels")}
-        made.unpersist()
     finally:
         spark.conf.set("spark.sql.shuffle.partitions", partitions)
     for name, frame in again.items():
@@ -155,7 +153,6 @@ def test_a_trait_that_no_text_tells_lowers_the_grade_of_others(catalog, judged, 
     made = simulate(catalog, judged, unseen_share=1.0)
     results = made.results.select("query", F.explode(F.concat("lexical", "semantic")).alias("i"))
     unseen = results.select("query", "i.item_id", "i.grade").distinct().toPandas()
-    made.unpersist()
     both = world["grades"].merge(unseen, on=["query", "item_id"], suffixes=("", "_unseen"))
     assert len(both) == len(unseen)  # the same results: only what they are worth differs
     assert (both.grade_unseen <= both.grade).all()
