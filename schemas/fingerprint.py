@@ -36,5 +36,7 @@ def release_id(as_of_date: str, content: Mapping[str, Any]) -> str:
 def check_release(text: str) -> str:
     """The text itself if it has the form of a release id. Raises ContractError otherwise."""
     if not _RELEASE.fullmatch(text):
-        raise ContractError(f"{text!r} is not a release id: those look like 2026-01-31-0a1b2c3d (`dsirm releases list`).")
+        raise ContractError(
+            f"{text!r} is not a release id: those look like 2026-01-31-0a1b2c3d (`dsirm releases list`)."
+        )
     return text
