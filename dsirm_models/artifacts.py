@@ -1,14 +1,13 @@
 """Model artifacts: one directory a version, safetensors + JSON, the manifest written last.
 
-A directory without `manifest.json` is half-written and refused; a file whose sha256 differs from the manifest is refused.
-No pickle is read or written anywhere.
+A directory without `manifest.json` is half-written and refused, and so is a file whose sha256 differs from the
+manifest's. No pickle is read or written anywhere.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,7 +50,7 @@ def write_artifact(directory: Path, *, kind: str, tensors: Mapping[str, Tensor],
     seal(partial, kind=kind, config=config)
     if directory.exists():
         shutil.rmtree(directory)
-    os.replace(partial, directory)
+    partial.replace(directory)
 
 
 def seal(directory: Path, *, kind: str, config: Mapping[str, Any]) -> None:
@@ -61,7 +60,7 @@ def seal(directory: Path, *, kind: str, config: Mapping[str, Any]) -> None:
     body = json.dumps({"kind": kind, "config": dict(config), "files": files}, indent=2, sort_keys=True)
     draft = directory / f".{MANIFEST}.partial"
     draft.write_text(body, encoding="utf-8")
-    os.replace(draft, directory / MANIFEST)
+    draft.replace(directory / MANIFEST)
 
 
 def read_manifest(directory: Path, *, kind: str) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Spark transformations: pure functions from DataFrames to DataFrames. No reads, no writes, no clock, no unseeded draw."""
+"""Spark transformations: pure functions of DataFrames. No reads, no writes, no clock, no unseeded draw."""

@@ -69,7 +69,9 @@ def read_ubi(spark: SparkSession, path: str | Path) -> UbiFiles:
     place = Path(path)
     if not place.exists():
         raise ValueError(f"{path} does not exist.")
-    events, queries = _files_of(place) if place.is_dir() else (str(place), None)
+    # A Parquet table is a directory too, but its name says what it is.
+    is_folder = place.is_dir() and place.suffix not in SUFFIXES
+    events, queries = _files_of(place) if is_folder else (str(place), None)
     if events is None:
         raise ValueError(f"{path} holds no {EVENTS} file: one of {', '.join(EVENTS + s for s in SUFFIXES)} is needed.")
     return UbiFiles(_read_records(spark, events), _read_records(spark, queries) if queries else None)

@@ -114,7 +114,7 @@ def test_a_name_that_does_not_tell_the_format(spark, tmp_path):
         read_table(spark, tmp_path / "data.bin", parse_mapping(LOG))
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(name=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12))
 def test_a_column_name_is_only_ever_a_name(spark, name):
     raw = spark.createDataFrame([("ann",)], ["placeholder"]).toDF(name)
