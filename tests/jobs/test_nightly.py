@@ -136,11 +136,11 @@ def test_a_generator_of_another_codebook_is_refused(market):
         load_checked(market, plan)
 
 
-def test_grades_decide_nothing_upstream_of_the_ranker(market, first, tmp_path, spark):
+def test_grades_decide_nothing_upstream_of_the_ranker(market, first, spark):
     """Promise 8: other grades for the same pairs leave every model version as it is."""
     plan = make_plan(market)
-    labels = market.store.read(spark, "relevance_labels").cache()
-    turned = labels.withColumn("grade", 3 - labels["grade"]).localCheckpoint()
+    labels = market.store.read(spark, "relevance_labels").localCheckpoint()
+    turned = labels.withColumn("grade", 3 - labels["grade"])
     sources.write_table(market, "relevance_labels", turned, job="test", by="source")
     other = make_plan(market)
     sources.write_table(market, "relevance_labels", labels, job="test", by="source")
