@@ -61,7 +61,7 @@ def split_duplicates(
 
     Rows that tie in everything are equal, so any of them may stay.
     """
-    content = F.xxhash64(*[F.to_json(F.struct(F.col(f"`{name}`"))) for name in rows.columns])
+    content = F.xxhash64(F.to_json(F.struct(*[F.col(f"`{name}`") for name in rows.columns])))
     order = Window.partitionBy(*key).orderBy(*prefer, content)
     copies = rows.withColumn("_copy", F.row_number().over(order))
     return copies.where("_copy = 1").drop("_copy"), refused(copies.where("_copy > 1"), source, reason)
