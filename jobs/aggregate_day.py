@@ -22,18 +22,14 @@ from schemas.fingerprint import digest
 JOB = "aggregate-day"
 
 
-def day_memo(home: Home, day: dt.date) -> str:
-    """What a day's counts depend on: its log and the settings that judge events."""
-    settings = home.settings.corpus.model_dump(include={"zone", "robot_events", "robot_searches", "max_query_chars"})
-    marks = home.store.fingerprints("click_log")
-    return digest({"settings": settings, "log": marks.get(label({"event_date": day}))})
-
-
 def changed_days(home: Home, days: Sequence[dt.date]) -> dict[dt.date, str]:
     """Days whose log (or whose settings) changed since they were aggregated -> their new memo."""
-    memos = home.store.memos("pair_days")
-    fresh = {day: day_memo(home, day) for day in days}
-    return {day: memo for day, memo in fresh.items() if memos.get(label({"event_date": day})) != memo}
+    settings = home.settings.corpus.model_dump(include={"zone", "robot_events", "robot_searches", "max_query_chars"})
+    marks, memos = home.store.fingerprints("click_log"), home.store.memos("pair_days")
+    names = {day: label({"event_date": day}) for day in days}
+    # What a day's counts depend on: its log and the settings that judge events.
+    fresh = {day: digest({"settings": settings, "log": marks.get(name)}) for day, name in names.items()}
+    return {day: memo for day, memo in fresh.items() if memos.get(names[day]) != memo}
 
 
 def run(home: Home, days: Sequence[dt.date]) -> None:

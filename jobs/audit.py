@@ -32,7 +32,7 @@ def run(home: Home, plan: Plan) -> None:
         rows.unpersist()
     metrics = figures(home, plan.release)
     serving = releases.current(home.store)
-    found += broken_gates(home, plan, metrics, dict(serving["metrics"]) if serving else {})
+    found += broken_gates(home, metrics, dict(serving["metrics"]) if serving else {})
     if found:
         raise AuditFailed(
             f"Release {plan.release} is not published; {serving['release'] if serving else 'no release'} goes on "
@@ -75,7 +75,7 @@ def figures(home: Home, release: str) -> dict[str, float]:
     return found
 
 
-def broken_gates(home: Home, plan: Plan, found: dict[str, float], before: dict[str, float]) -> list[str]:
+def broken_gates(home: Home, found: dict[str, float], before: dict[str, float]) -> list[str]:
     """Gates that the figures miss, each with its figure and its limit."""
     gates = home.settings.gates
     rules: list[tuple[str, bool, Any]] = [

@@ -83,9 +83,8 @@ def _rows(ids: np.ndarray, sids: np.ndarray, codes: np.ndarray, logps: np.ndarra
 def _still_valid(home: Home, plan: Plan, ids: np.ndarray, existing: np.ndarray) -> pa.Table:
     """Rows of the parent release for queries of `ids` whose every SID still exists, made by the same generator."""
     columns = ["shard", "query_id", "rank", "codes", "sid", "logps", "complete", "generator_version"]
-    parts = [{"release": plan.parent}] if plan.parent else []
-    schema_only = home.store.read_arrow("query_sids", {"release": ""}, columns=columns)
-    rows = home.store.read_arrow("query_sids", *parts, columns=columns) if parts else schema_only
+    # Without a parent: no release has an empty name, so no rows.
+    rows = home.store.read_arrow("query_sids", {"release": plan.parent or ""}, columns=columns)
     query = rows["query_id"].to_numpy()
     usable = (rows["generator_version"].to_numpy(zero_copy_only=False) == plan.generator_version) & np.isin(
         rows["sid"].to_numpy(), existing
