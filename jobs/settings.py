@@ -163,6 +163,26 @@ class RankerSettings(Section):
     steps: Positive = Field(150, description="Optimiser steps of a fit; a few thousand pairs need no more.")
 
 
+class StudySettings(Section):
+    """`dsirm evaluate --study`: what SIDs are worth, with baselines, ablations and intervals."""
+
+    seeds: Positive = Field(5, description="Seeds of every variant, and worlds of every marketplace.")
+    draws: Positive = Field(10_000, description="Bootstrap draws behind every interval.")
+    quantizer_steps: Positive = Field(1500, description="Optimiser steps of a quantizer, at most.")
+    generator_epochs: Positive = Field(8, description="Epochs of a generator, at most.")
+    dynamic_steps: Positive = Field(100, description="Steps in which `dsirm-dynamic` tunes the encoder's top layer.")
+    shares: tuple[Share, ...] = Field(
+        (0.0, 0.2, 0.4), description="Marketplaces: share of queries whose shoppers also go by what no text tells."
+    )
+    log_shares: tuple[Share, ...] = Field(
+        (0.1, 0.3), description="Sizes of the log, against the whole, that the last marketplace is studied at as well."
+    )
+    world_items: Positive = Field(4000, description="Items of a marketplace.")
+    world_queries: Positive = Field(3000, description="Queries with traffic in a marketplace.")
+    world_held_out: Positive = Field(300, description="Judged queries of a marketplace that nobody typed.")
+    workers: int = Field(0, ge=0, description="Processes; 0: one a core.")
+
+
 class Gates(Section):
     """What a release must reach to be published."""
 
@@ -184,11 +204,12 @@ class Settings(Section):
     generator: GeneratorSettings = GeneratorSettings()
     matching: Matching = Matching()
     ranker: RankerSettings = RankerSettings()
+    study: StudySettings = StudySettings()
     gates: Gates = Gates()
 
     def config_hash(self) -> str:
-        """Hash of what decides results: all but where things are stored, secrets, and what the gates ask for."""
-        return digest(self.model_dump(mode="json", exclude={"storage", "privacy", "gates"}))[:16]
+        """Hash of what decides a release: all but where things are stored, secrets, the gates' limits and the study."""
+        return digest(self.model_dump(mode="json", exclude={"storage", "privacy", "gates", "study"}))[:16]
 
 
 def load_settings(
