@@ -79,14 +79,31 @@ def simulate_catalogue(
 def simulate_clicks(
     days: Annotated[int, typer.Option("--days", min=1, help="Days of log.")] = 30,
     queries: Annotated[int, typer.Option("--queries", min=10, help="Distinct queries.")] = 12_000,
-    seed: Annotated[int, typer.Option("--seed", help="Another seed, other shoppers.")] = 1,
+    seed: Annotated[int, typer.Option("--seed", help="Another seed, other queries, searches and clicks.")] = 1,
     until: Annotated[
         dt.datetime,
         typer.Option("--until", formats=["%Y-%m-%d"], show_default="2026-01-31", help="Last day of the log."),
     ] = dt.datetime(2026, 1, 31),
+    unseen_share: Annotated[
+        float,
+        typer.Option(
+            "--unseen-share", min=0, max=1, help="Share of queries whose shoppers also go by a trait no text tells."
+        ),
+    ] = 0.0,
+    held_out: Annotated[
+        int, typer.Option("--held-out", min=1, help="Queries that nobody types and that get true grades.")
+    ] = 200,
     home: HomeOption = HOME,
     profile: ProfileOption = None,
     settings: SettingsOption = None,
 ) -> None:
     opened = open_home(home, profile, settings)
-    module("simulate").clicks(opened, days=days, queries=queries, seed=seed, last_day=until.date())
+    module("simulate").clicks(
+        opened,
+        days=days,
+        queries=queries,
+        seed=seed,
+        last_day=until.date(),
+        unseen_share=unseen_share,
+        held_out=held_out,
+    )

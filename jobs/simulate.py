@@ -16,7 +16,8 @@ from jobs.home import Home
 JOB = "simulate"
 KEY = "made-up people need no secret"
 USERS = 5_000
-SEARCHES_PER_QUERY = 20
+SEARCHES_PER_QUERY = 18.75  # 225,000 for 12,000 queries
+SIMULATED = "simulated:"
 log = logging.getLogger(__name__)
 
 
@@ -25,14 +26,27 @@ def catalogue(home: Home, *, items: int, users: int, seed: int, replace: bool = 
     from pipelines.simulate_catalogue import simulate_catalogue
 
     made = simulate_catalogue(home.spark, items=items, users=users, seed=seed, key=KEY)
-    sources.claim(home, f"simulated:{seed}", replace=replace)
+    sources.claim(home, f"{SIMULATED}{seed}", replace=replace)
     count = sources.write_catalog(home, made.catalog, job=JOB)
     people = sources.write_table(home, "users", made.users, job=JOB)
     log.info("Made %d items and %d users", count, people)
 
 
-def clicks(home: Home, *, days: int, queries: int, seed: int, last_day: dt.date) -> None:
-    """A click log over the home's catalogue, and true grades for queries that the log does not hold."""
+def clicks(
+    home: Home,
+    *,
+    days: int,
+    queries: int,
+    seed: int,
+    last_day: dt.date,
+    unseen_share: float = 0.0,
+    held_out: int = 200,
+) -> None:
+    """A click log over the home's catalogue, and true grades for `held_out` queries that the log does not hold.
+
+    Shoppers are those of a simulated catalogue, whatever the seed of the log: their tastes are what `users` says.
+    `unseen_share` is the share of queries whose shoppers also go by a trait that no text tells.
+    """
     from pipelines.simulate_clicks import simulate_clicks
 
     catalog = home.store.read(home.spark, "catalog")
@@ -46,11 +60,20 @@ def clicks(home: Home, *, days: int, queries: int, seed: int, last_day: dt.date)
         seed=seed,
         users=home.store.count("users") or USERS,
         queries=queries,
-        searches=queries * SEARCHES_PER_QUERY,
+        searches=round(queries * SEARCHES_PER_QUERY),
         days=days,
         last_day=last_day,
+        held_out=held_out,
+        unseen_share=unseen_share,
+        users_seed=_users_seed(home, seed),
     )
     refused = sources.quarantine(home, made.refused, job=JOB, day=last_day)
     events = sources.write_table(home, "click_log", made.click_log, job=JOB, by="event_date", only=True)
     labels = sources.write_table(home, "relevance_labels", made.labels, job=JOB, by="source")
     log.info("Made %d events, refused %d broken ones, kept %d true grades", events, refused, labels)
+
+
+def _users_seed(home: Home, seed: int) -> int:
+    """The seed that the home's users were made with; over an imported catalogue, which has none, that of the log."""
+    source = sources.marketplace(home) or ""
+    return int(source.removeprefix(SIMULATED)) if source.startswith(SIMULATED) else seed

@@ -30,8 +30,7 @@ def claim(home: Home, source: str, *, replace: bool) -> None:
         DataError: the home holds another marketplace, and `replace` is not set.
 
     """
-    marker = home.root / MARKER
-    held = json.loads(marker.read_text(encoding="utf-8"))["source"] if marker.is_file() else None
+    held = marketplace(home)
     if held and held != source and not replace:
         raise DataError(
             f"{home.root} holds the marketplace {held!r}; one home holds one. Import {source!r} into another --home, "
@@ -40,7 +39,13 @@ def claim(home: Home, source: str, *, replace: bool) -> None:
     if replace:
         _empty(home)
     home.root.mkdir(parents=True, exist_ok=True)
-    marker.write_text(json.dumps({"source": source}), encoding="utf-8")
+    (home.root / MARKER).write_text(json.dumps({"source": source}), encoding="utf-8")
+
+
+def marketplace(home: Home) -> str | None:
+    """The source that this home was claimed for, None for a new home."""
+    marker = home.root / MARKER
+    return str(json.loads(marker.read_text(encoding="utf-8"))["source"]) if marker.is_file() else None
 
 
 def _empty(home: Home) -> None:

@@ -157,7 +157,7 @@ def purchase_power(seed: int, number: Column) -> Column:
 
 
 def simulate_users(spark: SparkSession, *, users: int, seed: int, key: str) -> DataFrame:
-    """Users 0..users-1 as `users` rows; the click simulator draws from the same numbers under the same seed and key."""
+    """Users 0..users-1 as `users` rows; the click simulator knows them by the same seed and key."""
     number = F.col("id")
     gender = F.get(F.lit(["female", "male", "diverse"]), F.floor(draw(seed, "gender", number) * 2.04).cast("int"))
     rows = spark.range(users).select(

@@ -104,6 +104,7 @@ def simulate_clicks(
     last_day: date = date(2026, 1, 31),
     held_out: int = 200,
     unseen_share: float = 0.0,
+    users_seed: int | None = None,
     rates: SimulatorRates | None = None,
 ) -> SimulatedClicks:
     """Simulate a log over a catalogue (shaped to its contract) in UTC days.
@@ -120,6 +121,7 @@ def simulate_clicks(
         last_day: last day of the log.
         held_out: queries with true grades of up to 20 items each that nobody types.
         unseen_share: share of queries whose author also goes by a trait of items that no text tells.
+        users_seed: seed of the users' tastes and purchase power (as `simulate_users` was given it); default `seed`.
         rates: all other rates.
 
     Raises:
@@ -145,7 +147,7 @@ def simulate_clicks(
     results = simulate_results(asked, catalog, facets, seed=seed, unseen_share=unseen_share)
     results = results.localCheckpoint()
     made = _searches(results, seed, r, searches, queries, users, days, last_day)
-    log = _events(_pages(made, seed, r), seed, r, key)
+    log = _events(_pages(made, seed, r), seed, r, key, seed if users_seed is None else users_seed)
     # Computed first: its expressions, inlined into every refusal rule, would outgrow a generated method.
     broken = shape_events(_broken(made, seed, r).localCheckpoint(), zone="UTC", key=key)
     spark = catalog.sparkSession
@@ -246,7 +248,7 @@ def _pages(searches: DataFrame, seed: int, r: SimulatorRates) -> DataFrame:
     )
 
 
-def _events(impressions: DataFrame, seed: int, r: SimulatorRates, key: str) -> DataFrame:
+def _events(impressions: DataFrame, seed: int, r: SimulatorRates, key: str, users_seed: int) -> DataFrame:
     """Impressions -> impressions, clicks, carts and purchases, some delivered twice, as `click_log`."""
     keys = (F.col("search_id"), F.col("item.item_id"))
     position = F.col("_at") + 1
@@ -255,8 +257,8 @@ def _events(impressions: DataFrame, seed: int, r: SimulatorRates, key: str) -> D
     def by_grade(shares: tuple[float, ...]) -> Column:
         return F.get(F.array(*[F.lit(share) for share in shares]), grade)
 
-    likes = pick(seed, "taste", TASTES, F.col("number")) == F.pmod(F.col("item.brand"), F.lit(TASTES)).cast("int")
-    distance = F.abs(F.col("item.price_band") - purchase_power(seed, F.col("number")))
+    likes = pick(users_seed, "taste", TASTES, F.col("number")) == F.pmod(F.col("item.brand"), F.lit(TASTES)).cast("int")
+    distance = F.abs(F.col("item.price_band") - purchase_power(users_seed, F.col("number")))
     taste = F.when(likes, 1.5).otherwise(0.95) * F.when(distance <= 1, 1.15).otherwise(0.8)
     looked_at = F.pow(position.cast("double"), F.lit(-r.examined))
     chance = F.least(looked_at * by_grade(r.attraction) * taste, looked_at)
