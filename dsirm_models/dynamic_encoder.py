@@ -50,7 +50,10 @@ class TokenStates(NamedTuple):
 def tune_top(
     data: PairData, states: TokenStates, encoder: TextEncoder, config: QuantizerConfig, *, steps: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Tune the top layer for `steps` steps of `config.batch_size` pairs; the query (Q, D) and item (I, D) vectors after.
+    """Tune the top layer for `steps` steps of `config.batch_size` pairs.
+
+    Returns:
+        The vectors of queries (Q, D) and items (I, D) afterwards, unit length.
 
     Raises:
         EncoderError: the encoder's top layer cannot be taken off.

@@ -216,7 +216,7 @@ class TextEncoder:
         return copy.deepcopy(layers[-1]).requires_grad_(True)
 
     def below_top(self, texts: Sequence[str]) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
-        """What the last layer reads of each text: (T, D) of all tokens one after another, and where texts start (N + 1,).
+        """What the last layer reads of texts: (T, D) of all tokens in a row, and where each text starts (N + 1,).
 
         Half precision: these are kept for every text of a catalogue, and only to be tuned on.
         """

@@ -53,7 +53,7 @@ class Method:
 
 METHODS: Mapping[str, Method] = {
     "dsi": Method("dsi"),
-    # Items alone, no category, no contrast; its own usual weights, since with DSIRM's commitment would outweigh the rest.
+    # Items alone, no category, no contrast; with the usual RQ-VAE weights: DSIRM's commitment would outweigh the rest.
     "tiger": Method(
         changes={
             "use_queries": False,

@@ -22,7 +22,6 @@ from dsirm_models.study_data import StudyData
 from dsirm_models.study_features import BASES, has_base
 from dsirm_models.train_embedded_generator import EmbeddedConfig
 from jobs import views
-from jobs.errors import DataError
 from jobs.home import Home
 from jobs.plan import load_plan
 from jobs.progress import progress

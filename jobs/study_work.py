@@ -1,7 +1,7 @@
 """The two kinds of work of the study, each in a process of its own: learn one chain, or rank with many.
 
-Results are artifacts and JSON files named by what they were computed from, so nothing is computed twice and a study that
-was cut short goes on where it was.
+Results are artifacts and JSON files named by what they were computed from, so nothing is computed twice and a study
+that was cut short goes on where it was.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dsirm_models.study_chain import ChainSettings
-from jobs.home import write_json
+from jobs.files import write_json
 
 log = logging.getLogger(__name__)
 MODELS = Path(__file__).resolve().parents[1] / "dsirm_models"
@@ -69,7 +69,7 @@ class RankTask(NamedTuple):
 
 
 def sources(entry: str) -> str:
-    """Hash of a module of `dsirm_models` and of every module of that room it needs: results of other code are others."""
+    """Hash of a module of `dsirm_models` and of every module there that it needs: other code, other results."""
     wanted, found = [entry], {}
     while wanted:
         name = wanted.pop()

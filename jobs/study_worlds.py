@@ -11,6 +11,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jobs import aggregate_day, build_corpus, embed_items, embed_queries, simulate, sources
 from jobs.home import Home
@@ -18,6 +19,9 @@ from jobs.plan import make_plan
 from jobs.settings import StudySettings
 from jobs.study_data import study_data
 from schemas.fingerprint import digest
+
+if TYPE_CHECKING:
+    from pipelines.simulate_clicks import SimulatedClicks
 
 DAYS, USERS, LAST_DAY = 5, 500, dt.date(2026, 1, 31)
 # A world has few queries: more of them than in production are held out, so that each band has judged ones.
@@ -92,7 +96,7 @@ def _make(home: Home, settings: StudySettings, seed: int, places: dict[float, Pa
     shutil.rmtree(root)
 
 
-def _judge_held_out(world: Home, made: simulate.SimulatedClicks, day: dt.date, seed: int) -> None:
+def _judge_held_out(world: Home, made: SimulatedClicks, day: dt.date, seed: int) -> None:
     """Add the true grades of logged queries that the corpus never learns from: they have a traffic band."""
     from pipelines.simulate_clicks import true_grades
 
