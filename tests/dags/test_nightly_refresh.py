@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.marketplace import LAST_DAY, copy_home
+from tests.marketplace import LAST_DAY, SHORT_LIVED, copy_home, spark_settings
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,6 +101,7 @@ def test_a_data_error_is_not_retried_and_others_are(tmp_path):
 
 def test_one_real_run_publishes_a_release(dag, marketplace, tmp_path):
     home = copy_home(marketplace, tmp_path / "home")
+    spark_settings(home, driver_extraJavaOptions=SHORT_LIVED, sql_shuffle_partitions=2)
     from airflow.models.pool import Pool
     from airflow.utils.session import create_session
 
