@@ -213,7 +213,8 @@ class TextEncoder:
         layers = getattr(getattr(self._model, "encoder", None), "layer", None)
         if layers is None:
             raise EncoderError(f"{self.version} is no stack of BERT layers: its top cannot be taken off and tuned.")
-        return copy.deepcopy(layers[-1]).requires_grad_(True)
+        top: nn.Module = copy.deepcopy(layers[-1])
+        return top.requires_grad_(True)
 
     def below_top(self, texts: Sequence[str]) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
         """What the last layer reads of texts: (T, D) of all tokens in a row, and where each text starts (N + 1,).

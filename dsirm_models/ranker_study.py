@@ -106,6 +106,9 @@ class _Part(NamedTuple):
     relevant: NDArray[np.bool_]
     fold: Ints
 
+    def take(self, mask: NDArray[np.bool_]) -> _Part:
+        return _Part(self.query[mask], self.grades[mask], self.relevant[mask], self.fold[mask])
+
 
 class _Predictions(NamedTuple):
     at_least: Floats
@@ -173,7 +176,7 @@ def cross_validate(
         queries = 0
         for at, world in enumerate(worlds):
             mask = _mask(world, slice_name)
-            part = _Part(*(column[mask] for column in parts[at][1]))
+            part = parts[at][1].take(mask)
             present = len(np.unique(part.query))
             queries += present
             of_seed = {
@@ -322,7 +325,8 @@ def _mask(world: World, slice_name: str) -> NDArray[np.bool_]:
     if slice_name == ALL:
         return np.ones(len(world.grades), dtype=bool)
     name, _, label = slice_name.partition("=")
-    return np.asarray(world.slices[name]) == label
+    mask: NDArray[np.bool_] = np.asarray(world.slices[name]) == label
+    return mask
 
 
 def _check(

@@ -51,15 +51,9 @@ def mlp(settings: Sequence[RankerConfig]) -> Ranker:
 def default_rankers() -> Mapping[str, Ranker]:
     """By name, with the settings that a study chooses among."""
     return {
-        "mlp": mlp(
-            [
-                RankerConfig(steps=150, weight_decay=1.0),
-                RankerConfig(steps=400, weight_decay=1.0),
-                RankerConfig(steps=400, weight_decay=0.01),
-            ]
-        ),
-        "lr": Ranker(_fit_lr, (0.01, 0.1, 1.0, 10.0)),
-        "gbdt": Ranker(_fit_gbdt, ((40, 4), (100, 4), (100, 8))),
+        "mlp": mlp([RankerConfig(weight_decay=1.0), RankerConfig(weight_decay=0.01)]),
+        "lr": Ranker(_fit_lr, (0.01, 0.1, 1.0)),
+        "gbdt": Ranker(_fit_gbdt, ((40, 4), (100, 8))),
     }
 
 

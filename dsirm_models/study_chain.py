@@ -207,8 +207,8 @@ def _item_sids(
         if states is None or encoder is None:
             raise ValueError("A dynamic method needs the encoder and the states below its top.")
         small = replace(config, batch_size=min(config.batch_size, 128))
-        queries, items = tune_top(pairs, states, encoder, small, steps=settings.dynamic_steps)
-        pairs = pairs._replace(query_embeddings=queries, item_embeddings=items)
+        tuned = tune_top(pairs, states, encoder, small, steps=settings.dynamic_steps)
+        pairs = pairs._replace(query_embeddings=tuned[0], item_embeddings=tuned[1])
     model = train_quantizer(data=pairs, config=config, checkpoint_dir=scratch)
     queries = assign_codes(model, pairs.query_embeddings, tower="query").codes
     return _Sids(assign_codes(model, pairs.item_embeddings, level1).codes, queries, sizes)

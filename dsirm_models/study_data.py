@@ -69,7 +69,8 @@ class StudyData(NamedTuple):
     def load(cls, directory: Path) -> StudyData:
         """Read what `save` wrote. Raises ArtifactError where it is missing, half-written or damaged."""
         tensors, config = read_artifact(directory, kind=KIND)
-        return cls(**config, **{name: tensor.numpy() for name, tensor in tensors.items()})
+        columns: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
+        return cls(**config, **columns)
 
     def fingerprint(self) -> str:
         """16 hex digits of everything that a chain learns from or is measured on."""

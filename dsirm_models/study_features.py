@@ -85,11 +85,12 @@ def _features(dense: NDArray[np.float32], chain: ChainResult, variant: Variant) 
         return VariantFeatures(dense, chain.depth[at])
     if variant.features == "mass":
         return VariantFeatures(np.concatenate([dense, chain.mass[at]], axis=1), chain.depth[at])
-    column = {
-        "soft": lambda: soft_ss(np.exp(np.cumsum(chain.own_logps, axis=1))),
-        "beams": lambda: soft_ss(chain.mass[at]),
-        "own": lambda: chain.own_logps.sum(axis=1),
-    }[variant.features]()
+    if variant.features == "soft":
+        column = soft_ss(np.exp(np.cumsum(chain.own_logps, axis=1)))
+    elif variant.features == "beams":
+        column = soft_ss(chain.mass[at])
+    else:
+        column = chain.own_logps.sum(axis=1)
     return VariantFeatures(np.column_stack([dense, column]).astype(np.float32))
 
 

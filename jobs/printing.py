@@ -54,6 +54,19 @@ def demo(data: dict[str, Any]) -> None:
     _console().print(f"Done in {data['seconds']} s.")
 
 
+def study(data: dict[str, Any]) -> None:
+    """The main comparison of each data set, and where the report is."""
+    rows = [row for row in data["comparisons"] if row["metric"] == "auc" and row["against"] == "none"]
+    for name in dict.fromkeys(row["data"] for row in rows):
+        own = [row for row in rows if row["data"] == name and row["ranker"] == "mlp"]
+        # The strongest base the data set has.
+        base = max((row["base"] for row in own), key=len)
+        head = ["variant", "difference", "low", "high"]
+        found = [[row[column] for column in head] for row in own if row["base"] == base]
+        _table(f"{name}: AUC of an MLP on {base}, against no SID", head, found)
+    _console().print(f"Report: {data['files']['report.html']}", soft_wrap=True)
+
+
 def status(data: dict[str, Any]) -> None:
     """What a home holds."""
     days = data["log_days"]

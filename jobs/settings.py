@@ -168,18 +168,18 @@ class StudySettings(Section):
 
     seeds: Positive = Field(5, description="Seeds of every variant, and worlds of every marketplace.")
     draws: Positive = Field(10_000, description="Bootstrap draws behind every interval.")
-    quantizer_steps: Positive = Field(1500, description="Optimiser steps of a quantizer, at most.")
-    generator_epochs: Positive = Field(8, description="Epochs of a generator, at most.")
+    quantizer_steps: Positive = Field(1000, description="Optimiser steps of a quantizer, at most.")
+    generator_epochs: Positive = Field(6, description="Epochs of a generator, at most.")
     dynamic_steps: Positive = Field(100, description="Steps in which `dsirm-dynamic` tunes the encoder's top layer.")
     shares: tuple[Share, ...] = Field(
         (0.0, 0.2, 0.4), description="Marketplaces: share of queries whose shoppers also go by what no text tells."
     )
     log_shares: tuple[Share, ...] = Field(
-        (0.1, 0.3), description="Sizes of the log, against the whole, that the last marketplace is studied at as well."
+        (0.25,), description="Sizes of the log, against the whole, that the last marketplace is studied at as well."
     )
-    world_items: Positive = Field(4000, description="Items of a marketplace.")
-    world_queries: Positive = Field(3000, description="Queries with traffic in a marketplace.")
-    world_held_out: Positive = Field(300, description="Judged queries of a marketplace that nobody typed.")
+    world_items: Positive = Field(3000, description="Items of a marketplace.")
+    world_queries: Positive = Field(2500, description="Queries with traffic in a marketplace.")
+    world_held_out: Positive = Field(200, description="Judged queries of a marketplace that nobody typed.")
     workers: int = Field(0, ge=0, description="Processes; 0: one a core.")
 
 

@@ -41,8 +41,8 @@ QUICK = {"seeds": 2, "draws": 1000, "quantizer_steps": 150, "generator_epochs": 
 log = logging.getLogger(__name__)
 
 
-def run(home: Home, *, quick: bool = False) -> dict[str, Path]:
-    """Run the study, or go on with it; the files of the report.
+def run(home: Home, *, quick: bool = False) -> dict[str, Any]:
+    """Run the study, or go on with it: the files of the report, and the comparisons over all queries.
 
     With `quick`, two seeds and short trainings on the home's own judgments: to see that it runs, not what SIDs are
     worth.
@@ -70,7 +70,9 @@ def run(home: Home, *, quick: bool = False) -> dict[str, Path]:
         _wait("Learning chains with a tuned encoder", [pool.submit(learn, task) for task in tuned])
         rankings = _rankings(home, datasets)
         _wait("Ranking", [pool.submit(rank, task) for task in rankings])
-    return write_report(home.root / "study", _tables(home, datasets, rankings, quick=quick))
+    files = write_report(home.root / "study", _tables(home, datasets, rankings, quick=quick))
+    results = json.loads(files["results.json"].read_text(encoding="utf-8"))
+    return {"files": {name: str(path) for name, path in files.items()}, "comparisons": results}
 
 
 def _wait(what: str, futures: Sequence[Future[None]]) -> None:
@@ -127,7 +129,8 @@ def _chains(home: Home, dataset: Dataset) -> list[ChainTask]:
                 "log_share": dataset.log_share,
                 "method": asdict(method),
                 "seed": seed,
-                "settings": [asdict(part) if hasattr(part, "__dataclass_fields__") else part for part in settings],
+                "settings": [asdict(settings.quantizer), asdict(settings.generator), settings.reserved],
+                "dynamic_steps": settings.dynamic_steps if method.dynamic else 0,
                 "code": code,
             }
             out = home.root / "study" / "chains" / digest(asked)[:16]
