@@ -207,29 +207,6 @@ def cross_validate(
     return StudyResult(tuple(rows), tuple(comparisons), at_least)
 
 
-def null_control(features: VariantFeatures, *, base_columns: int, query_ids: ArrayLike, seed: int) -> VariantFeatures:
-    """A variant of the same width whose SID columns are noise, constant within a query: what width alone is worth.
-
-    The first `base_columns` dense columns stay; each further column is replaced by one standard normal number a query,
-    the match depth by one drawn for each query from the depths that occur. Such features say nothing of an item, so
-    whatever they seem to gain is noise of the study.
-
-    Raises:
-        ValueError: fewer dense columns than `base_columns`.
-
-    """
-    if features.dense.shape[-1] < base_columns:
-        raise ValueError(f"{base_columns} base columns, but only {features.dense.shape[-1]} dense columns in all.")
-    _, query = np.unique(np.asarray(query_ids), return_inverse=True)
-    queries = int(query.max()) + 1
-    generator = np.random.default_rng(seed)
-    noise = generator.standard_normal((queries, features.dense.shape[1] - base_columns))[query]
-    dense = np.concatenate([features.dense[:, :base_columns], noise.astype(features.dense.dtype)], axis=1)
-    if features.ss_depth is None:
-        return VariantFeatures(dense)
-    return VariantFeatures(dense, generator.choice(features.ss_depth, size=queries)[query])
-
-
 def _predict(world: World, part: _Part, ranker: Ranker, folds: int, tune_on: Sequence[str]) -> dict[str, _Predictions]:
     out = {
         name: _Predictions(np.empty((len(part.query), 3)), np.empty(len(part.query), dtype=bool))

@@ -72,8 +72,13 @@ class StudyData(NamedTuple):
         columns: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
         return cls(**config, **columns)
 
+    def unjudged(self) -> StudyData:
+        """All that a chain may know: no grade, nothing of the ranker's."""
+        nothing = np.empty(0, dtype=np.int64)
+        return self._replace(grades=nothing, dense=self.dense[:0], dense_names=[], slices={})
+
     def fingerprint(self) -> str:
-        """16 hex digits of everything that a chain learns from or is measured on."""
+        """16 hex digits of all but the provenance."""
         digest = hashlib.blake2b(digest_size=8)
         for name, value in self._asdict().items():
             if name == "provenance":

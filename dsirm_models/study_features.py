@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dsirm_models.ranker_study import NONE, World, null_control
-from dsirm_models.rankers import VariantFeatures
+from dsirm_models.ranker_study import NONE, World
+from dsirm_models.rankers import VariantFeatures, null_control
 from dsirm_models.study_chain import BEAMS, ChainResult
 from dsirm_models.study_data import StudyData
 

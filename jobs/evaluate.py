@@ -31,8 +31,8 @@ def run(home: Home, plan: Plan) -> None:
     if judged is None:
         log.info("No judgments: the ranker is not evaluated")
         return
-    from dsirm_models.ranker_study import World, cross_validate, null_control
-    from dsirm_models.rankers import mlp
+    from dsirm_models.ranker_study import World, cross_validate
+    from dsirm_models.rankers import mlp, null_control
 
     settings = home.settings.ranker
     variants = variant_features(judged)

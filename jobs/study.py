@@ -109,7 +109,7 @@ def _datasets(home: Home, *, quick: bool) -> Iterator[Dataset]:
 def _dataset(path: Path) -> Dataset:
     data = StudyData.load(path)
     bases = tuple(base for base in BASES if has_base(data, base))
-    return Dataset(data.name, path, data.seed, data.fingerprint(), bases)
+    return Dataset(data.name, path, data.seed, data.fingerprint(), data.unjudged().fingerprint(), bases)
 
 
 def _seeds(home: Home, dataset: Dataset) -> Sequence[int]:
@@ -125,7 +125,7 @@ def _chains(home: Home, dataset: Dataset) -> list[ChainTask]:
             if method.dynamic and dataset.log_share < 1:
                 continue
             asked = {
-                "data": dataset.fingerprint,
+                "data": dataset.learnt_from,
                 "log_share": dataset.log_share,
                 "method": asdict(method),
                 "seed": seed,

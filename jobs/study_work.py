@@ -31,6 +31,9 @@ class Dataset(NamedTuple):
     seed: int | None
     """Seed of the world; None for real data."""
     fingerprint: str
+    """Of all of it."""
+    learnt_from: str
+    """Of what chains know: other grades are other data to a ranker, and the same to a chain."""
     bases: tuple[str, ...]
     """Base feature sets that it has."""
     log_share: float = 1.0
@@ -110,7 +113,7 @@ def learn(task: ChainTask) -> None:
         return
     # One thread a process: the study runs as many processes as there are cores.
     torch.set_num_threads(1)
-    data = StudyData.load(task.data.path)._replace(grades=np.empty(0, dtype=np.int64))
+    data = StudyData.load(task.data.path).unjudged()
     if task.data.log_share < 1:
         data = smaller_log(data, task.data.log_share, seed=task.seed)
     method = METHODS[task.method]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from dsirm_models.ranker import RankerConfig
-from dsirm_models.ranker_study import METRICS, NONE, World, cross_validate, null_control
-from dsirm_models.rankers import VariantFeatures, default_rankers, mlp
+from dsirm_models.ranker_study import METRICS, NONE, World, cross_validate
+from dsirm_models.rankers import VariantFeatures, default_rankers, mlp, null_control
 
 MLP = mlp([RankerConfig(hidden=(16, 8), learning_rate=1e-2, steps=60, batch_size=256)])
 SEEDS = (0, 1)
