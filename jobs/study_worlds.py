@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 DAYS, USERS, LAST_DAY = 5, 500, dt.date(2026, 1, 31)
 # A world has few queries: more of them than in production are held out, so that each band has judged ones.
-VALID_SHARE, TEST_SHARE = 0.05, 0.15
+VALID_SHARE, TEST_SHARE = 0.05, 0.12
 log = logging.getLogger(__name__)
 
 
