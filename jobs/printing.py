@@ -22,7 +22,8 @@ def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> No
     table = Table(box=box.SIMPLE_HEAD)
     numeric = [all(isinstance(row[i], int | float | type(None)) for row in rows) for i in range(len(head))]
     for name, is_number in zip(head, numeric, strict=True):
-        table.add_column(name, justify="right" if is_number else "left", overflow="fold")
+        # A space is where a narrow column may break its head.
+        table.add_column(name.replace("_", " "), justify="right" if is_number else "left", overflow="fold")
     for row in rows:
         table.add_row(*[_cell(value) for value in row])
     console.print(table)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,8 @@ def test_one_real_run_publishes_a_release(dag, marketplace, tmp_path):
 
     with create_session() as session:
         Pool.create_or_update_pool("gpu", 1, "one slot a GPU", False, session=session)
+    for task in dag.tasks:
+        task.retry_delay = timedelta(seconds=1)
     run = dag.test(run_conf={"home": str(home.root), "date": str(LAST_DAY)})
     assert run.state == "success"
     from jobs import releases
