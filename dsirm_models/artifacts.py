@@ -18,6 +18,7 @@ from torch import Tensor
 
 MANIFEST = "manifest.json"
 TENSORS = "model.safetensors"
+AGAIN = "Delete the directory and run the job that writes it again."
 
 
 class ArtifactError(ValueError):
@@ -73,7 +74,12 @@ def read_manifest(directory: Path, *, kind: str) -> dict[str, Any]:
     if not path.is_file():
         state = "is half-written: it has no manifest" if directory.is_dir() else "does not exist"
         raise ArtifactError(f"The {kind} artifact {directory} {state}. Run the job that writes it again.")
-    manifest = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArtifactError(
+            f"The manifest of the {kind} artifact {directory} cannot be read: {error}. {AGAIN}"
+        ) from error
     if manifest.get("kind") != kind:
         raise ArtifactError(f"{directory} holds a {manifest.get('kind')!r} artifact where a {kind!r} was expected.")
     bad = [
@@ -84,7 +90,7 @@ def read_manifest(directory: Path, *, kind: str) -> dict[str, Any]:
     if bad:
         raise ArtifactError(
             f"The {kind} artifact {directory} is damaged: {', '.join(bad)} missing or not what the manifest says. "
-            "Delete the directory and run the job that writes it again."
+            f"{AGAIN}"
         )
     config: dict[str, Any] = manifest["config"]
     return config

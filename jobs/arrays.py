@@ -37,14 +37,20 @@ def find(ascending: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.
     return found
 
 
-def matrix(vectors: pa.ChunkedArray) -> NDArray[np.float32]:
-    """A column of equally long lists -> (N, D) float32. Raises ContractError where lengths differ or a value is NaN."""
+def matrix(vectors: pa.ChunkedArray, table: str) -> NDArray[np.float32]:
+    """A column of equally long lists -> (N, D) float32.
+
+    Raises:
+        ContractError: naming `table`, where widths differ or a value is NaN, infinite or NULL.
+    """
     whole = vectors.combine_chunks()
     flat = whole.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
     width = len(flat) // len(whole) if len(whole) else 0
     lengths = whole.value_lengths().to_numpy(zero_copy_only=False)
     if (lengths != width).any() or not np.isfinite(flat).all():
-        raise ContractError("A column of vectors holds NaN or vectors of different widths.")
+        raise ContractError(
+            f"{table} holds NaN or vectors of different widths: delete that table and run the job that fills it again."
+        )
     rows: NDArray[np.float32] = flat.reshape(len(whole), width)
     return rows
 
@@ -57,7 +63,7 @@ def load_vectors(home: Home, plan: Plan, table: str) -> Vectors:
         raise DataError(f"{table} holds no vectors of {plan.encoder_version}: run embed-items and embed-queries first.")
     hashes = read["text_hash"].to_numpy()
     order = np.argsort(hashes, kind="stable")
-    return Vectors(hashes[order], matrix(read["embedding"])[order])
+    return Vectors(hashes[order], matrix(read["embedding"], table)[order])
 
 
 class Items(NamedTuple):

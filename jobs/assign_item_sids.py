@@ -45,7 +45,7 @@ def run(home: Home, plan: Plan) -> None:
 
     catalog = store.read(home.spark, "catalog")
     vectors = store.read(home.spark, "item_embeddings", {"encoder_version": plan.encoder_version})
-    assigned = assign_items(catalog, vectors, categories, assign).withColumns(
+    assigned = assign_items(catalog, vectors, categories, assign, width=model.in_dim).withColumns(
         {
             "release": F.lit(plan.release),
             "codebook_version": F.lit(plan.codebook_version),

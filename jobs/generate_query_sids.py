@@ -36,7 +36,7 @@ def run(home: Home, plan: Plan) -> None:
     judged = store.read_arrow("relevance_labels", columns=texts)
     queries = query_inputs(home, plan, pa.concat_tables([searched, judged]))
     _, _, existing = release_sids(store, plan.release)
-    generator = load_checked(home, plan)
+    generator = load_checked(home, plan, queries)
     copied = _still_valid(home, plan, queries.ids, existing)
     missing = np.flatnonzero(~np.isin(queries.ids, copied["query_id"].to_numpy()))
     index = SidIndex(existing).to(generator.device)

@@ -71,8 +71,9 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def load_checked(home: Home, plan: Plan) -> Any:
-    """The plan's generator. Raises DataError where it learned another codebook's SIDs."""
+def load_checked(home: Home, plan: Plan, queries: QueryInputs) -> Any:
+    """The plan's generator. Raises DataError where it learned another codebook's SIDs, or vectors of another width."""
+    from dsirm_models.embedded_generator import EmbeddedGenerator
     from dsirm_models.generators import load_generator
 
     generator = load_generator(home.artifact("generator", plan.generator_version), device=device())
@@ -81,5 +82,11 @@ def load_checked(home: Home, plan: Plan) -> Any:
         raise DataError(
             f"{plan.generator_version} learned the SIDs of {learned}; the release uses {plan.codebook_version}. "
             "They only make sense together: run `dsirm nightly --refit`."
+        )
+    width = queries.vectors.shape[1]
+    if isinstance(generator, EmbeddedGenerator) and width != generator.embedding_dim:
+        raise DataError(
+            f"query_embeddings holds vectors of width {width}, but {plan.generator_version} learned from vectors of "
+            f"width {generator.embedding_dim}: delete that table and run embed-queries again."
         )
     return generator

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from py4j.protocol import Py4JJavaError
 from pyspark import StorageLevel
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
 from jobs import sources
 from jobs.errors import DataError
@@ -30,10 +32,10 @@ def icecat(home: Home, directory: Path, *, replace: bool = False) -> None:
 
     with _readable(directory):
         found = import_icecat(read_icecat(home.spark, directory))
-        catalog = _needs_rows(found.catalog, "item", directory)
+        _compute(directory, "item", found.catalog, found.labels, refused=found.refused)
     sources.claim(home, "icecat", replace=replace)
     refused = sources.quarantine(home, found.refused, job=JOB, day=_today())
-    items = sources.write_catalog(home, catalog, job=JOB)
+    items = sources.write_catalog(home, found.catalog, job=JOB)
     labels = sources.write_table(home, "relevance_labels", found.labels, job=JOB, by="source")
     log.info("Imported %d items and %d judgments, refused %d rows", items, labels, refused)
 
@@ -44,7 +46,7 @@ def ubi(home: Home, file: Path, *, replace: bool = False) -> None:
 
     with _readable(file):
         found = import_ubi(read_ubi(home.spark, file), zone=home.settings.corpus.zone, key=home.user_key())
-        _needs_rows(found.rows, "event", file)
+        _compute(file, "event", found.rows, refused=found.refused)
     if replace:
         sources.claim(home, "ubi", replace=True)
     refused = sources.quarantine(home, found.refused, job=JOB, day=_today())
@@ -58,7 +60,7 @@ def esci(home: Home, directory: Path, *, locale: str, replace: bool = False) -> 
 
     with _readable(directory):
         found = import_esci(read_esci(home.spark, directory, locale=locale), key=home.user_key())
-        _needs_rows(found.catalog, "product", directory)
+        _compute(directory, "product", found.catalog, found.labels, found.click_log, refused=found.refused)
     sources.claim(home, f"esci-{locale}", replace=replace)
     refused = sources.quarantine(home, found.refused, job=JOB, day=_today())
     items = sources.write_catalog(home, found.catalog, job=JOB)
@@ -76,7 +78,7 @@ def table(home: Home, path: Path, mapping_file: Path, *, replace: bool = False) 
     with _readable(path):
         raw = read_table(home.spark, path, mapping)
         found = import_table(raw, mapping, zone=home.settings.corpus.zone, key=home.user_key())
-        _needs_rows(found.rows, "row", path)
+        _compute(path, "row", found.rows, refused=found.refused)
     if mapping.table == "catalog" or replace:
         sources.claim(home, f"table:{path.name}", replace=replace)
     refused = sources.quarantine(home, found.refused, job=JOB, day=_today())
@@ -98,16 +100,29 @@ def _readable(path: Path) -> Iterator[None]:
     except (ValueError, OSError) as error:
         raise DataError(str(error)) from error
     except PySparkException as error:
+        # Not the message itself: it may show the plan, and the plan holds the key of the pseudonyms.
         reason = error.getCondition() or str(error).splitlines()[0]
         raise DataError(f"{path} cannot be read: {reason}.") from error
+    except Py4JJavaError as error:
+        cause = error.java_exception
+        while cause.getCause() is not None:
+            cause = cause.getCause()
+        reason = str(cause.getMessage()).splitlines()[0].rstrip(".")
+        raise DataError(f"{path} cannot be read: {reason}. Is the file whole?") from error
 
 
-def _needs_rows(rows: DataFrame, what: str, path: Path) -> DataFrame:
-    """The rows, computed once and kept on disk, since several checks and writes read them."""
-    kept = rows.persist(StorageLevel.DISK_ONLY)
-    if kept.isEmpty():
-        raise DataError(f"{path} holds no usable {what}: nothing was imported.")
-    return kept
+def _compute(path: Path, what: str, *found: DataFrame, refused: DataFrame) -> None:
+    """Compute every frame once and keep it on disk: a file that breaks off in the middle is found before any write.
+
+    Raises:
+        DataError: the first frame has no row; the message says what most rows were refused for.
+    """
+    counts = [frame.persist(StorageLevel.DISK_ONLY).count() for frame in (refused, *found)]
+    if counts[1]:
+        return
+    reasons = refused.groupBy("source", "reason").count().orderBy(F.desc("count"), "source", "reason").limit(3)
+    told = "; ".join(f"{row['count']} rows of {row['source']}: {row['reason']}" for row in reasons.collect())
+    raise DataError(f"{path} holds no usable {what}: nothing was imported. Refused: {told or 'nothing, it is empty'}.")
 
 
 def _today() -> dt.date:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,8 @@ from jobs.errors import DataError
 from jobs.home import Home
 from jobs.partitions import label
 from schemas.fingerprint import check_release, digest, release_id, version_of
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +86,12 @@ def make_plan(home: Home, date: dt.date | None = None, *, refit: bool = False) -
     else:
         codebook, generator = serving["codebook_version"], serving["generator_version"]
     content = {"settings": settings.config_hash(), "encoder": encoder, "codebook": codebook, "generator": generator}
+    release = release_id(str(as_of), {**content, "inputs": inputs})
+    if serving and serving["release"] == release and home.plan_file(release).is_file():
+        # What it was made from stays on record: planned anew, it would be its own parent, and train nothing.
+        return load_plan(home, release)
     plan = Plan(
-        release=release_id(str(as_of), {**content, "inputs": inputs}),
+        release=release,
         as_of_date=str(as_of),
         days=tuple(map(str, days)),
         fit=serving is None or refit,
@@ -113,21 +120,30 @@ class _Warm(NamedTuple):
 
 
 def _warm_start(home: Home, parent: releases.Row | None, encoder: str) -> _Warm:
-    """The parent's models where they have the shape that the settings ask for."""
+    """The parent's models where they are there and have the shape that the settings ask for.
+
+    One that was lost, or damaged and deleted, is no reason to train never again.
+    """
     if parent is None or parent["encoder_version"] != encoder:
+        return _Warm(None, None)
+    codebook, made = parent["codebook_version"], parent["generator_version"]
+    if not home.artifact("quantizer", codebook).is_dir():
+        log.warning("%s is gone: the refit starts from scratch, and codes will change their meaning", codebook)
         return _Warm(None, None)
     from dsirm_models.artifacts import read_manifest
 
     quantizer = home.settings.quantizer
-    old = read_manifest(home.artifact("quantizer", parent["codebook_version"]), kind="quantizer")["settings"]
+    old = read_manifest(home.artifact("quantizer", codebook), kind="quantizer")["settings"]
     shape = (tuple(old["codebook_sizes"]), old["dim"], old["hidden"])
     if shape != (quantizer.codebook_sizes, quantizer.dim, quantizer.hidden):
         return _Warm(None, None)
-    generator = read_manifest(home.artifact("generator", parent["generator_version"]), kind="generator")
+    if not home.artifact("generator", made).is_dir():
+        return _Warm(codebook, None)
+    generator = read_manifest(home.artifact("generator", made), kind="generator")
     wanted = home.settings.generator
     hidden = generator.get("sizes", {}).get("hidden", wanted.hidden)
     same = generator["backend"] == wanted.backend and hidden == wanted.hidden
-    return _Warm(parent["codebook_version"], parent["generator_version"] if same else None)
+    return _Warm(codebook, made if same else None)
 
 
 def _inputs(home: Home, days: list[dt.date]) -> dict[str, str]:

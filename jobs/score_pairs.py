@@ -39,7 +39,7 @@ def run(home: Home, plan: Plan) -> None:
     items = np.array([text_hash(item) for item in pairs["item_id"].to_pylist()], dtype=np.int64)
     own = sid_of(hashes, sids, items)
     has_sid = np.flatnonzero(own >= 0)
-    generator = load_checked(home, plan)
+    generator = load_checked(home, plan, queries)
     rows = find(queries.ids, pairs["query_id"].to_numpy()[has_sid])
     inputs = queries.take(rows, generator.backend)
     logps = score_sids(generator, SidIndex(existing), inputs, own[has_sid])

@@ -29,7 +29,10 @@ JOB = "train-quantizer"
 def run(home: Home, plan: Plan) -> None:
     """Train, unless the plan uses existing models or this version is there already."""
     target = home.store.target("codebooks", {"codebook_version": plan.codebook_version})
-    if not plan.fit or target.is_done(plan.codebook_version):
+    directory = home.artifact("quantizer", plan.codebook_version)
+    # Both: a damaged artifact that somebody deleted is trained again.
+    there = target.is_done(plan.codebook_version) and (directory / "manifest.json").is_file()
+    if not plan.fit or there:
         return
     from dsirm_models.align import align_codes
     from dsirm_models.assign import assign_codes
@@ -44,6 +47,11 @@ def run(home: Home, plan: Plan) -> None:
     pairs = home.store.read_arrow("pairs", {"as_of_date": plan.date}, columns=columns)
     split = pairs["split"].to_numpy(zero_copy_only=False)
     learnable = split != "test"
+    if items.vectors.shape[1] != queries.rows.shape[1]:
+        widths = f"{items.vectors.shape[1]} and {queries.rows.shape[1]}"
+        raise DataError(
+            f"item_embeddings and query_embeddings hold vectors of widths {widths}: they cannot be of one encoder."
+        )
     if not (split == "train").any():
         raise DataError(f"The corpus of {plan.as_of_date} has no training pair: the log holds no click that counts.")
     old = None
@@ -82,7 +90,7 @@ def run(home: Home, plan: Plan) -> None:
         )
     if old:
         model = align_codes(old=old, new=model, embeddings=items.vectors, level1=level1)
-    model.save(home.artifact("quantizer", plan.codebook_version))
+    model.save(directory)
     codes = assign_codes(model, items.vectors, level1).codes
     target.replace(
         _codebook(plan, model, codes, categories), job=JOB, memo=plan.codebook_version, report=dict(model.report)

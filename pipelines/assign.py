@@ -19,12 +19,16 @@ AssignFunction = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray
 
 
 def assign_items(
-    catalog: DataFrame, embeddings: DataFrame, categories: Mapping[str, int], assign: AssignFunction
+    catalog: DataFrame, embeddings: DataFrame, categories: Mapping[str, int], assign: AssignFunction, *, width: int
 ) -> DataFrame:
     """item_id, item_hash, codes, sid, residual_norm, level1_by of every item that has a vector.
 
     `categories` maps a category to its level-1 code; an item of another category, or of none, gets what the codebook's
-    policy for unknown categories says. `assign` holds the codebook and is broadcast with the plan.
+    policy for unknown categories says. `assign` holds the codebook and is broadcast with the plan; `width` is that of
+    the vectors it learned from.
+
+    Raises:
+        ContractError: in a worker, where a vector has another width or holds NaN, infinity or NULL.
     """
     with_vectors = catalog.select("item_id", "item_hash", "category", "text_hash").join(
         embeddings.select("text_hash", "embedding"), "text_hash"
@@ -33,12 +37,11 @@ def assign_items(
     def batches(tables: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in tables:
             vectors = batch.column("embedding")
-            width = len(vectors[0]) if len(vectors) else 0
-            flat = np.array(vectors.flatten())
-            if len(flat) != len(batch) * width or not np.isfinite(flat).all():
-                raise ContractError(
-                    "item_embeddings holds NaN or vectors of different widths: encode those items again."
-                )
+            widths = set(vectors.value_lengths().to_pylist()) - {width}
+            flat = vectors.flatten().to_numpy(zero_copy_only=False)
+            if widths or not np.isfinite(flat).all():
+                what = f"vectors of width {min(widths, key=str)} instead of {width}" if widths else "NaN or infinity"
+                raise ContractError(f"item_embeddings holds {what}: delete that table and run embed-items again.")
             level1 = np.array(
                 [categories.get(name, -1) for name in batch.column("category").to_pylist()], dtype=np.int32
             )

@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 from pipelines.columns import with_normalised_query
 from pipelines.draws import draw, pick
 from pipelines.import_shapes import shape_catalog, shape_events
-from pipelines.imports import missing_columns, shape_labels
+from pipelines.imports import missing_columns, shape_labels, single_values
 
 PRODUCTS = "shopping_queries_dataset_products.parquet"
 EXAMPLES = "shopping_queries_dataset_examples.parquet"
@@ -35,7 +35,7 @@ OTHERS = 5  # further items, none of them exact, on the page of such a search
 
 
 class EsciFiles(NamedTuple):
-    """The rows of one locale of the two files."""
+    """The rows of one locale of the two files, every column as text."""
 
     products: DataFrame
     examples: DataFrame
@@ -51,7 +51,7 @@ class EsciImport(NamedTuple):
 
 
 def read_esci(spark: SparkSession, directory: str | Path, *, locale: str = "us") -> EsciFiles:
-    """Read the rows of one locale (us, es or jp). Raises ValueError naming every missing file and column."""
+    """Read the rows of one locale (us, es or jp). Raises ValueError naming each missing file and unusable column."""
     folder = str(directory).rstrip("/")
     frames, problems = [], []
     for name, columns in ((PRODUCTS, PRODUCT_COLUMNS), (EXAMPLES, EXAMPLE_COLUMNS)):
@@ -61,10 +61,12 @@ def read_esci(spark: SparkSession, directory: str | Path, *, locale: str = "us")
         frame = spark.read.parquet(f"{folder}/{name}")
         try:
             missing_columns(frame, columns, name)
-        except ValueError as lacking:
-            problems.append(str(lacking).rstrip("."))
+            single_values(frame, columns, name)
+        except ValueError as unusable:
+            problems.append(str(unusable).rstrip("."))
         else:
-            frames.append(frame.where(F.col("product_locale") == locale))
+            texts = frame.select(*[F.col(column).cast("string") for column in columns])
+            frames.append(texts.where(F.col("product_locale") == locale))
     if problems:
         raise ValueError(f"{folder} is not the ESCI data set: {'; '.join(problems)}.")
     return EsciFiles(*frames)

@@ -50,7 +50,7 @@ def path_steps(text: Column) -> Column:
 
 def _with_image_width(items: DataFrame) -> tuple[DataFrame, Column]:
     """Items beside the width that most image vectors have, the wider one on a tie; and which vectors are unusable."""
-    vector = F.col("image_embedding").cast("array<float>")
+    vector = F.col("image_embedding").try_cast("array<float>")
     width = (
         items.where(F.size(vector) > 0)
         .groupBy(F.size(vector).alias("_width"))
@@ -129,7 +129,7 @@ def shape_catalog(raw: DataFrame, *, source: str = "catalog") -> Shaped:
         F.coalesce(F.col("attributes"), F.create_map().cast("map<string,string>")).alias("attributes"),
         good_price.alias("price"),
         F.coalesce(F.col("in_stock").try_cast("boolean"), F.lit(True)).alias("in_stock"),
-        F.when(~broken, F.col("image_embedding").cast("array<float>")).alias("image_embedding"),
+        F.when(~broken, F.col("image_embedding").try_cast("array<float>")).alias("image_embedding"),
         item_text(title, brand, category).alias("text"),
         time_from(F.col("updated_at")).alias("updated_at"),
     ).withColumn("text_hash", hashed("text"))

@@ -21,6 +21,7 @@ from typing import Any
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType, MapType, StringType, StructType
 
 from pipelines.import_shapes import ACTIONS, RAW_EVENT, path_steps, shape_catalog, shape_events
 from pipelines.imports import Shaped, quoted, shape_labels, shape_users, time_from
@@ -49,6 +50,12 @@ MAPPABLE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
 }
 SETTINGS = ("table", "columns", "actions", "time_format", "format")
+# Our columns of more than one value: the types that theirs may have beside text, and how to say so.
+NESTED: dict[str, tuple[tuple[type, ...], str]] = {
+    "attributes": ((MapType, StructType), "a map, an object, or one as JSON text"),
+    "image_embedding": ((ArrayType,), "an array, or one as JSON text"),
+    "category_path": ((ArrayType,), "an array, or a text of steps parted by >"),
+}
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
 
 
@@ -124,7 +131,7 @@ def read_table(spark: SparkSession, path: str | Path, mapping: TableMapping) -> 
 
     Raises:
         ValueError: the format cannot be told.
-        MappingError: naming every column of the mapping that the file lacks.
+        MappingError: naming every column of the mapping that the file lacks or that is of an unusable type.
     """
     place = str(path)
     bare = place.removesuffix("/").removesuffix(".gz")
@@ -142,13 +149,23 @@ def read_table(spark: SparkSession, path: str | Path, mapping: TableMapping) -> 
         raw = spark.read.csv(place, header=True, sep=separator, quote='"', escape='"', multiLine=lines)
     else:
         raw = spark.read.format(kind).load(place)
-    _check_columns(raw, mapping)
+    _check_columns(raw, mapping, place)
     return raw
 
 
-def _check_columns(raw: DataFrame, mapping: TableMapping) -> None:
+def _check_columns(raw: DataFrame, mapping: TableMapping, what: str = "The table") -> None:
     if lacking := sorted(set(mapping.columns.values()) - set(raw.columns)):
-        raise MappingError(f"The file has no column {', '.join(lacking)}; it has {', '.join(raw.columns)}.")
+        has = ", ".join(raw.columns) or "none"
+        raise MappingError(f"{what} has no column {', '.join(lacking)}; it has {has}.")
+    types = {field.name: field.dataType for field in raw.schema}
+    wrong = []
+    for ours, theirs in mapping.columns.items():
+        kind, many = types[theirs], isinstance(types[theirs], ArrayType | MapType | StructType)
+        wanted, words = NESTED.get(ours, ((), "one value"))
+        if not isinstance(kind, (StringType, *wanted)) and (many or wanted):
+            wrong.append(f"{theirs} is {kind.simpleString()}, but {ours} needs {words}")
+    if wrong:
+        raise MappingError(f"{what} has columns of a type that cannot be used: {'; '.join(wrong)}.")
 
 
 def import_table(raw: DataFrame, mapping: TableMapping, *, zone: str, key: str) -> Shaped:
@@ -161,7 +178,7 @@ def import_table(raw: DataFrame, mapping: TableMapping, *, zone: str, key: str) 
         key: secret of the pseudonyms (click_log and users).
 
     Raises:
-        MappingError: naming every column of the mapping that the rows lack.
+        MappingError: naming every column of the mapping that the rows lack or that is of an unusable type.
     """
     _check_columns(raw, mapping)
     chosen = raw.select(*[_shaped(raw, ours, theirs).alias(ours) for ours, theirs in mapping.columns.items()])
@@ -184,8 +201,9 @@ def _shaped(raw: DataFrame, ours: str, theirs: str) -> Column:
     """Their column; where we need a map, an array of numbers or a path and they have text, read from that text."""
     is_text = dict(raw.dtypes)[theirs] == "string"
     column = quoted(theirs)
-    if is_text and ours == "attributes":
-        return F.from_json(column, "map<string,string>")
+    if ours == "attributes":
+        # A map or an object (JSON lines) by way of its JSON: its values, of any type, become texts.
+        return F.from_json(column if is_text else F.to_json(column), "map<string,string>")
     if is_text and ours == "image_embedding":
         return F.from_json(column, "array<float>")
     if is_text and ours == "category_path":

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
+from pyspark.sql.types import ArrayType, MapType, StructType
 
 from pipelines.columns import hashed, refused, with_normalised_query
 from schemas.contract import Table
@@ -71,6 +72,13 @@ def missing_columns(frame: DataFrame, wanted: Sequence[str], what: str) -> None:
     """Raise ValueError that names every wanted column the frame lacks."""
     if missing := [name for name in wanted if name not in frame.columns]:
         raise ValueError(f"{what} lacks the columns {', '.join(missing)}; it has {', '.join(frame.columns)}.")
+
+
+def single_values(frame: DataFrame, names: Sequence[str], what: str) -> None:
+    """Raise ValueError that names every given column that holds arrays, maps or structs."""
+    nested = [f for f in frame.schema if f.name in names and isinstance(f.dataType, ArrayType | MapType | StructType)]
+    if wrong := [f"{f.name} is {f.dataType.simpleString()}" for f in nested]:
+        raise ValueError(f"{what} has columns of more than one value: {', '.join(wrong)}.")
 
 
 def quoted(name: str) -> Column:

@@ -14,8 +14,9 @@ os.environ |= {
 import pytest
 from hypothesis import settings
 
+from jobs import nightly, releases
 from jobs.home import Home
-from tests.marketplace import SHORT_LIVED, fill, open_home
+from tests.marketplace import SHORT_LIVED, copy_home, fill, open_home
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("DSIRM_SHARED", ROOT.parent / "shared"))
@@ -63,6 +64,20 @@ def marketplace(tmp_path_factory, spark):
     home = open_home(tmp_path_factory.mktemp("marketplace") / "home", spark)
     fill(home)
     return home
+
+
+@pytest.fixture(scope="session")
+def market(marketplace, tmp_path_factory, spark):
+    """That marketplace after its first night: copy it to change what is in it."""
+    home = copy_home(marketplace, tmp_path_factory.mktemp("market") / "home", spark)
+    nightly.run(home)
+    return home
+
+
+@pytest.fixture(scope="session")
+def first(market):
+    """The release that the first night published."""
+    return releases.current(market.store)["release"]
 
 
 @pytest.fixture(scope="session")

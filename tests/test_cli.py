@@ -14,7 +14,7 @@ def dsirm(*arguments, **environment):
 
     env = {k: v for k, v in os.environ.items() if not k.startswith("DSIRM_")} | environment
     return subprocess.run(
-        [sys.executable, "-m", "jobs.cli", *arguments], capture_output=True, text=True, env=env, timeout=120
+        [sys.executable, "-m", "jobs.cli", *arguments], capture_output=True, text=True, env=env, timeout=300
     )
 
 

@@ -18,19 +18,6 @@ from tests.marketplace import LAST_DAY, copy_home, rows, versions
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def market(marketplace, tmp_path_factory, spark):
-    """A marketplace after its first night."""
-    home = copy_home(marketplace, tmp_path_factory.mktemp("market") / "home", spark)
-    nightly.run(home)
-    return home
-
-
-@pytest.fixture(scope="module")
-def first(market):
-    return releases.current(market.store)["release"]
-
-
 def test_events_read_are_counted_or_quarantined(market):
     counts = market.store.last_commit("pair_days").metadata["counts"]
     assert counts["read"] == market.store.count("click_log")
@@ -122,18 +109,6 @@ def test_coverage_and_metrics_can_be_printed_as_json(market):
 def test_a_wrong_day_is_refused(market):
     with pytest.raises(DataError, match="no event on 2020-01-01; it runs from 2026-01-30 to 2026-01-31"):
         make_plan(market, dt.date(2020, 1, 1))
-
-
-def test_a_generator_of_another_codebook_is_refused(market):
-    import dataclasses
-
-    plan = dataclasses.replace(
-        make_plan(market), codebook_version="quantizer-000000000000", release="2026-01-31-00000000"
-    )
-    from jobs.generators import load_checked
-
-    with pytest.raises(DataError, match="learned the SIDs of"):
-        load_checked(market, plan)
 
 
 def test_grades_decide_nothing_upstream_of_the_ranker(market, first, spark):

@@ -1,4 +1,6 @@
 import numpy as np
+import pytest
+from pyspark.errors import PythonException
 
 from pipelines.assign import assign_items, items_behind_sids
 from schemas.sids import pack
@@ -31,7 +33,7 @@ def frames(spark, partitions=3):
 
 
 def test_items_get_what_the_function_gives_them(spark):
-    assigned = assign_items(*frames(spark), CATEGORIES, assign)
+    assigned = assign_items(*frames(spark), CATEGORIES, assign, width=3)
     wanted = [row for row in CATALOG if row[3] in VECTORS]
     level1 = np.array([CATEGORIES.get(row[2], -1) for row in wanted], dtype=np.int32)
     assert level1.tolist() == [0, 1, -1, -1], "unknown categories, and none, are the codebook's to place"
@@ -44,21 +46,38 @@ def test_items_get_what_the_function_gives_them(spark):
 
 
 def test_columns_are_those_of_the_contract(spark):
-    assigned = assign_items(*frames(spark), CATEGORIES, assign)
+    assigned = assign_items(*frames(spark), CATEGORIES, assign, width=3)
     contract = spark.createDataFrame([], TABLES["item_sids"].ddl)
     assert assigned.dtypes == contract.select(assigned.columns).dtypes
 
 
 def test_partitions_do_not_matter(spark):
     one, many = (
-        sorted(map(tuple, assign_items(*frames(spark, count), CATEGORIES, assign).collect())) for count in (1, 9)
+        sorted(map(tuple, assign_items(*frames(spark, count), CATEGORIES, assign, width=3).collect()))
+        for count in (1, 9)
     )
     assert one == many
 
 
 def test_no_vectors_no_items(spark):
     catalog, vectors = frames(spark)
-    assert assign_items(catalog, vectors.limit(0), CATEGORIES, assign).collect() == []
+    assert assign_items(catalog, vectors.limit(0), CATEGORIES, assign, width=3).collect() == []
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        ([0.5, float("nan"), 1.0], "holds NaN or infinity"),
+        ([0.5, None, 1.0], "holds NaN or infinity"),
+        ([0.5, 1.0], "width 2 instead of 3"),
+        ([], "width 0 instead of 3"),
+    ],
+)
+def test_a_vector_that_cannot_be_placed_fails_the_job_and_says_why(spark, broken, says):
+    catalog, vectors = frames(spark)
+    vectors = vectors.where("text_hash <> 101").unionByName(spark.createDataFrame([(101, broken)], vectors.schema))
+    with pytest.raises(PythonException, match=f"ContractError: item_embeddings .*{says}"):
+        assign_items(catalog, vectors, CATEGORIES, assign, width=3).collect()
 
 
 def test_items_of_a_sid_come_most_clicked_first_then_by_id(spark):

@@ -70,6 +70,15 @@ BY_HAND = [
     event("e2", "s1", item="i2", position=2, session="u1", second=5, **SHOWN),  # delivered twice
     event("r1", "s9", "impression", "i1", query="?!", position=1),
     event("r2", "s9", "impression", "i1", query="x" * 31, position=1),
+    event("r5", "s9", "impression", "i1", query="x " * 5_000, position=1),
+    event(
+        "r6",
+        "s9",
+        "impression",
+        "i1",
+        query="\N{GRINNING FACE}\N{HEAVY BLACK HEART}\N{VARIATION SELECTOR-16}",
+        position=1,
+    ),
     event("r3", None, "click", "i1"),
     event("r4", "s8", "click", "i1"),
     *[event(f"a{n}", "s5", "impression", f"i{n}", query="all", position=1, session="bot-events") for n in range(9)],
@@ -110,8 +119,8 @@ def test_what_is_refused_and_why(by_hand):
     assert len(reasons.pop("action of a search that names no query")) == 1
     assert reasons == {
         "duplicate of an event": ["e2"],
-        "query without a letter or digit": ["r1"],
-        "query longer than 30 characters": ["r2"],
+        "query without a letter or digit": ["r1", "r6"],
+        "query longer than 30 characters": ["r2", "r5"],
         "action without search and query": ["r3"],
     }
     assert by_hand["counted"] + len(by_hand["refused"]) == len(BY_HAND)

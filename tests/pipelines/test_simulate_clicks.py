@@ -7,8 +7,10 @@ import pytest
 from pyspark.sql import functions as F
 
 from pipelines.simulate_catalogue import simulate_catalogue
-from pipelines.simulate_clicks import SimulatorRates, simulate_clicks, with_arrival
+from pipelines.simulate_clicks import simulate_clicks
+from pipelines.simulate_events import with_arrival
 from pipelines.simulate_queries import _with_typo
+from pipelines.simulate_rates import SimulatorRates
 from pipelines.simulate_synonyms import OTHER_WORDS
 from schemas.tables import TABLES
 from schemas.text import normalise_query
