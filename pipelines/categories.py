@@ -2,7 +2,8 @@
 
 Items become vectors over attribute keys and title words, weighted by rarity. Spherical k-means groups them (many small
 groups); each group is named after the noun phrase its titles share, and groups of one name are one category. That gives
-readable names and categories of unequal size. Learned on a sample, applied to every item. No judgment is read.
+readable names and categories of unequal size; a name that tells nothing is replaced at the end. Learned on a sample,
+applied to every item. No judgment is read.
 """
 
 from __future__ import annotations
@@ -55,6 +56,11 @@ NOT_NOUNS = _words(
     "universal digital mobile packs spare over select unmanaged managed onsite vesa optional cleaning rugged "
     "retail bulk box boxed oem replacement refurbished direct thermal dot matrix"
 )
+# Words that happen to be what titles of a group share, and say nothing or the wrong thing of it.
+NOT_NAMES = _words("only squared ssd compaq netshelter")
+WITH_KEY = "items with "
+LENGTHS = (1.0, 1.8, 2.2)  # weight of a phrase of one, two and three words
+LEAST_SHARE = 0.05  # of a category's titles that must hold the phrase which replaces its name
 GROUPS = 240
 SAMPLE = 30_000
 NEAR = 0.45  # cosine from which two items count as neighbours when the first centres are chosen
@@ -141,9 +147,8 @@ def _phrases(title: str, brand_words: set[str]) -> dict[str, float]:
     return found
 
 
-def _name_groups(titles: Sequence[str], groups: np.ndarray, keys: list[list[str]], brand_words: set[str]) -> list[str]:
+def _name_groups(phrases: list[dict[str, float]], groups: np.ndarray, keys: list[list[str]]) -> list[str]:
     """A name for each group: the phrase most of its titles hold, longer before shorter, else its most telling key."""
-    phrases = [_phrases(title, brand_words) for title in titles]
     everywhere: Counter[str] = Counter()
     for found in phrases:
         everywhere.update(found)
@@ -156,14 +161,49 @@ def _name_groups(titles: Sequence[str], groups: np.ndarray, keys: list[list[str]
 
         def worth(phrase: str, here: Counter[str] = here) -> float:
             own = here[phrase] / everywhere[phrase]
-            return here[phrase] * (1.0, 1.8, 2.2)[phrase.count(" ")] * (0.4 + 0.6 * own)
+            return here[phrase] * LENGTHS[phrase.count(" ")] * (0.4 + 0.6 * own)
 
         best = max(sorted(here), key=worth, default="")
         if best and here[best] >= max(1.0, 0.1 * len(members)):
             names.append(best)
         else:
-            names.append("items with " + " ".join(told[0].split("_")).replace("  ", " ").strip() if told else "other")
+            names.append(WITH_KEY + _key_words(told[0]) if told else "other")
     return names
+
+
+def _key_words(key: str) -> str:
+    return " ".join(key.replace("_", " ").split())
+
+
+def _clear_names(
+    names: list[str], phrases: list[dict[str, float]], groups: np.ndarray, keys: list[list[str]], plain: set[str]
+) -> list[str]:
+    """Another name for each category that is named after a key or a word of `NOT_NAMES`; which groups share one stays.
+
+    The largest chooses first: the phrase of words in `plain` that most of its titles hold. Where another category has
+    that name, a short key of its own is added to it. Where no phrase is held by enough titles, the name stays.
+    """
+    members = {name: np.isin(groups, [g for g, other in enumerate(names) if other == name]) for name in set(names)}
+    unclear = [name for name in members if name.startswith(WITH_KEY) or NOT_NAMES & set(name.split())]
+    taken = set(members) - set(unclear)
+    replaced: dict[str, str] = {}
+    for name in sorted(unclear, key=lambda name: (-int(members[name].sum()), name)):
+        here: Counter[str] = Counter()
+        for member in np.flatnonzero(members[name]):
+            here.update(phrases[member])
+        least = max(2.0, LEAST_SHARE * members[name].sum())
+        worth = {
+            phrase: here[phrase] * LENGTHS[phrase.count(" ")]
+            for phrase in sorted(here)
+            if here[phrase] >= least and set(phrase.split()) <= plain - NOT_NAMES
+        }
+        told = []
+        if best := max(worth, key=worth.__getitem__, default=""):
+            own = sorted((_key_words(key) for key in keys[names.index(name)]), key=lambda key: key.count(" "))
+            told = [best, *(f"{best} with {key}" for key in own if not set(key.split()) & set(best.split()))]
+        replaced[name] = next(choice for choice in [*told, name] if choice not in taken)
+        taken.add(replaced[name])
+    return [replaced.get(name, name) for name in names]
 
 
 def _brand_words(items: pd.DataFrame) -> set[str]:
@@ -206,7 +246,10 @@ def fit_categories(items: pd.DataFrame, groups: int = GROUPS) -> CategoryModel:
         centres = sums[lengths > 0] / lengths[lengths > 0, None]
     nearest = (vectors @ centres.T).argmax(axis=1)
     told = [[kept[c][2:] for c in np.argsort(-row[:key_count], kind="stable")[:3] if row[c] > 0] for row in centres]
-    names = _name_groups(list(items["title"]), nearest, told, brand_words)
+    phrases = [_phrases(title, brand_words) for title in items["title"]]
+    # A word that no title writes in lower case is a product line or a slogan more often than a kind of thing.
+    plain = {word for title in items["title"] for word in title.split() if word.isalpha() and word.islower()}
+    names = _clear_names(_name_groups(phrases, nearest, told), phrases, nearest, told, plain)
     return CategoryModel(vocabulary, weights, key_count, centres, tuple(names))
 
 

@@ -100,6 +100,25 @@ def test_categories_do_not_depend_on_the_order_of_rows_once_sorted():
     assert assign_categories(model, nothing) == [None]
 
 
+def test_a_name_that_tells_nothing_gives_way_to_one_that_does():
+    def items(count, key, title):
+        return [{"title": title(n), "brand": "Acme", "keys": [key]} for n in range(count)]
+
+    rows = pd.DataFrame(
+        [
+            *items(8, "seat", lambda n: f"Acme G{n} garden chair"),
+            *items(9, "years", lambda n: f"Acme S{n} service only"),
+            *items(40, "lumbar__support_", lambda n: f"A{n}" if n > 1 else f"A{n} garden chair"),
+            *items(10, "spin", lambda n: f"B{n}"),
+        ]
+    )
+    rows["item_id"] = [f"i{n:02}" for n in range(len(rows))]
+    names = assign_categories(fit_categories(rows), rows)
+    assert (set(names[:8]), set(names[8:17])) == ({"garden chair"}, {"service"})
+    # Its best phrase is the name of another category; the last one has no phrase at all.
+    assert (set(names[19:57]), set(names[57:])) == ({"garden chair with lumbar support"}, {"items with spin"})
+
+
 def test_nothing_to_learn_from_is_said():
     with pytest.raises(ValueError, match="no item with attributes"):
         fit_categories(pd.DataFrame({"item_id": [], "title": [], "brand": [], "keys": []}))
