@@ -100,7 +100,7 @@ class QuantizerSettings(Section):
     hidden: Positive = Field(256, description="Width of the projection encoders' hidden layer.")
     tau: float = Field(0.07, gt=0, description="Temperature of InfoNCE.")
     batch: Annotated[int, Field(ge=2)] = 1024
-    max_steps: Positive = 3000
+    max_steps: Positive = Field(1500, description="Optimiser steps; held-out pairs choose among checkpoints.")
     lr: float = Field(3e-3, gt=0)
     ema_decay: float = Field(0.99, gt=0, lt=1)
     contrastive_weight: float = Field(1.0, ge=0)
