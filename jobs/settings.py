@@ -160,7 +160,7 @@ class RankerSettings(Section):
     seeds: Positive = 3
     draws: Positive = Field(2000, description="Bootstrap draws behind every interval.")
     hidden: Positive = Field(64, description="Width of the first layer; the second has half.")
-    steps: Positive = Field(150, description="Optimiser steps of a fit; a few thousand pairs need no more.")
+    steps: Positive = Field(300, description="Optimiser steps of a fit; a few thousand pairs need no more.")
 
 
 class StudySettings(Section):

@@ -172,8 +172,10 @@ def _rankings(home: Home, datasets: Sequence[Dataset]) -> list[RankTask]:
             for dataset in worlds
             for seed in _seeds(home, dataset)
         )
-        for base in worlds[0].bases:
-            for ranker in RANKERS:
+        # A marketplace asks what the log knows beyond a strong base; a smaller log, only how much less.
+        real, whole = worlds[0].seed is None, worlds[0].log_share == 1
+        for base in worlds[0].bases if real else worlds[0].bases[-1:]:
+            for ranker in RANKERS if whole else RANKERS[:1]:
                 asked = {
                     "seeds": [
                         (seed, data.fingerprint, [out.name for _, out in chains]) for seed, data, chains in seeds
