@@ -99,8 +99,8 @@ class QuantizerSettings(Section):
     dim: Positive = Field(64, description="Width of the latent space.")
     hidden: Positive = Field(256, description="Width of the projection encoders' hidden layer.")
     tau: float = Field(0.07, gt=0, description="Temperature of InfoNCE.")
-    batch: Annotated[int, Field(ge=2)] = 1024
-    max_steps: Positive = Field(1500, description="Optimiser steps; held-out pairs choose among checkpoints.")
+    batch: Annotated[int, Field(ge=2)] = 256
+    max_steps: Positive = Field(3000, description="Optimiser steps; held-out pairs choose among checkpoints.")
     lr: float = Field(3e-3, gt=0)
     ema_decay: float = Field(0.99, gt=0, lt=1)
     contrastive_weight: float = Field(1.0, ge=0)
@@ -168,7 +168,7 @@ class StudySettings(Section):
 
     seeds: Positive = Field(5, description="Seeds of every variant, and worlds of every marketplace.")
     draws: Positive = Field(10_000, description="Bootstrap draws behind every interval.")
-    quantizer_steps: Positive = Field(1000, description="Optimiser steps of a quantizer, at most.")
+    quantizer_steps: Positive = Field(2000, description="Optimiser steps of a quantizer, at most.")
     generator_epochs: Positive = Field(6, description="Epochs of a generator, at most.")
     dynamic_steps: Positive = Field(100, description="Steps in which `dsirm-dynamic` tunes the encoder's top layer.")
     shares: tuple[Share, ...] = Field(
