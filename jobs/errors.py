@@ -17,3 +17,7 @@ class AuditFailed(DataError):
 
 class ConcurrentWrite(Exception):
     """Another run changed the same partition meanwhile; nothing was written. Trying again is right. Exit code 1."""
+
+
+class WorkerLost(Exception):
+    """A process of the study died; what was finished is kept. Trying again may be right. Exit code 1."""

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
@@ -82,6 +83,11 @@ def _wait(what: str, futures: Sequence[Future[None]]) -> None:
             if (error := future.exception()) is not None:
                 for other in futures:
                     other.cancel()
+                if isinstance(error, BrokenProcessPool):
+                    raise WorkerLost(
+                        f"{what}: a worker process ended without a word, most often for lack of memory. What was "
+                        "finished is kept: run the study again, with fewer processes at once by DSIRM_STUDY__WORKERS=1."
+                    ) from error
                 raise error
             advance(done, len(futures))
 
