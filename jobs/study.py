@@ -23,6 +23,7 @@ from dsirm_models.study_data import StudyData
 from dsirm_models.study_features import BASES, has_base
 from dsirm_models.train_embedded_generator import EmbeddedConfig
 from jobs import views
+from jobs.errors import WorkerLost
 from jobs.home import Home
 from jobs.plan import load_plan
 from jobs.progress import progress
@@ -86,7 +87,7 @@ def _wait(what: str, futures: Sequence[Future[None]]) -> None:
                 if isinstance(error, BrokenProcessPool):
                     raise WorkerLost(
                         f"{what}: a worker process ended without a word, most often for lack of memory. What was "
-                        "finished is kept: run the study again, with fewer processes at once by DSIRM_STUDY__WORKERS=1."
+                        "finished is kept: run it again, with fewer processes at once by DSIRM_STUDY__WORKERS=1."
                     ) from error
                 raise error
             advance(done, len(futures))
