@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 DEFAULT_ENCODER = "minilm"
 DEFAULT_MAX_TOKENS = 64
@@ -186,8 +186,12 @@ class TextEncoder:
 
     def _forward(self, tokens: list[list[int]]) -> Tensor:
         """Token ids of one batch -> unit vectors (B, D): mean over the real tokens, then L2."""
+        ids, mask = self._padded(tokens)
+        return mean_pool(self._model(input_ids=ids, attention_mask=mask).last_hidden_state, mask)
+
+    def _padded(self, tokens: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Token ids of one batch -> ids and mask, both (B, T) int64."""
         import torch
-        from torch.nn import functional
 
         width = max(1, max(len(ids) for ids in tokens))
         ids = torch.full((len(tokens), width), self._tokenizer.pad_token_id or 0, dtype=torch.long)
@@ -195,10 +199,54 @@ class TextEncoder:
         for row, entry in enumerate(tokens):
             ids[row, : len(entry)] = torch.tensor(entry, dtype=torch.long)
             mask[row, : len(entry)] = 1
-        hidden: Tensor = self._model(input_ids=ids, attention_mask=mask).last_hidden_state  # (B, T, D)
-        weights = mask.unsqueeze(-1).to(hidden.dtype)
-        pooled = (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
-        return functional.normalize(pooled, dim=1)
+        return ids, mask
+
+    def top(self) -> nn.Module:
+        """A trainable copy of the last layer, on which `below_top` and `mean_pool` put together what `encode` gives.
+
+        Raises:
+            EncoderError: a model that is not a stack of BERT layers.
+
+        """
+        import copy
+
+        layers = getattr(getattr(self._model, "encoder", None), "layer", None)
+        if layers is None:
+            raise EncoderError(f"{self.version} is no stack of BERT layers: its top cannot be taken off and tuned.")
+        top: nn.Module = copy.deepcopy(layers[-1])
+        return top.requires_grad_(True)
+
+    def below_top(self, texts: Sequence[str]) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
+        """What the last layer reads of texts: (T, D) of all tokens in a row, and where each text starts (N + 1,).
+
+        Half precision: these are kept for every text of a catalogue, and only to be tuned on.
+        """
+        import torch
+
+        tokens: list[list[int]] = self._tokenizer(
+            list(texts), truncation=True, max_length=self._max_tokens, return_attention_mask=False
+        )["input_ids"]
+        lengths = np.array([len(ids) for ids in tokens], dtype=np.int64)
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        values = np.empty((int(starts[-1]), self.dimension), dtype=np.float16)
+        order = np.argsort(lengths, kind="stable")
+        with torch.inference_mode():
+            for begin in range(0, len(order), self._batch_size):
+                rows = order[begin : begin + self._batch_size]
+                ids, mask = self._padded([tokens[row] for row in rows])
+                found = self._model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[-2]
+                for at, row in enumerate(rows):
+                    values[starts[row] : starts[row + 1]] = found[at, : lengths[row]].numpy()
+        return values, starts
+
+
+def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Token vectors (B, T, D) and their mask (B, T) -> unit vectors (B, D)."""
+    from torch.nn import functional
+
+    weights = mask.unsqueeze(-1).to(hidden.dtype)
+    pooled = (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
+    return functional.normalize(pooled, dim=1)
 
 
 def _model_directory(name: str) -> Path:

@@ -6,7 +6,8 @@ there are fewer points than codes, points repeat, and repeated codes starve and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import faiss
 import numpy as np
@@ -53,9 +54,30 @@ def residual_kmeans(points: Floats, sizes: Sequence[int], *, seed: int, iteratio
     return books
 
 
-def hierarchical_kmeans(points: Floats, sizes: Sequence[int], *, seed: int, iterations: int = 10) -> NDArray[np.int32]:
-    """Baseline (the ids of DSI): codes (N, L) of points (N, D), each cluster clustered on its own at the next level."""
+class HierarchicalKMeans(NamedTuple):
+    """A tree of clusters (the ids of DSI) and where the points that made it stand in it."""
+
+    codes: NDArray[np.int32]
+    """(N, L)."""
+    books: Mapping[tuple[int, ...], Floats]
+    """Prefix -> centroids (K, D) of its children; a prefix with one member has none, its further codes are 0."""
+
+    def assign(self, points: Floats) -> NDArray[np.int32]:
+        """Codes (M, L) of other points: down the tree, the nearest centroid at every step."""
+        codes = np.zeros((len(points), self.codes.shape[1]), dtype=np.int32)
+        for level in range(codes.shape[1]):
+            prefixes, group = np.unique(codes[:, :level], axis=0, return_inverse=True)
+            for at, prefix in enumerate(prefixes.tolist()):
+                book = self.books.get(tuple(prefix))
+                if book is not None:
+                    codes[group == at, level] = _nearest(points[group == at], book)
+        return codes
+
+
+def hierarchical_kmeans(points: Floats, sizes: Sequence[int], *, seed: int, iterations: int = 10) -> HierarchicalKMeans:
+    """Baseline (the ids of DSI): each cluster of points (N, D) clustered on its own at the next level."""
     codes = np.zeros((len(points), len(sizes)), dtype=np.int32)
+    books: dict[tuple[int, ...], Floats] = {}
     groups = [np.arange(len(points))] if len(points) else []
     for level, size in enumerate(sizes):
         split: list[NDArray[np.int64]] = []
@@ -65,16 +87,16 @@ def hierarchical_kmeans(points: Floats, sizes: Sequence[int], *, seed: int, iter
                 continue
             if len(members) <= size:
                 # Everyone a cluster of their own; equal points must still share one, the lowest.
-                _, found = np.unique(points[members], axis=0, return_inverse=True)
+                book, found = np.unique(points[members], axis=0, return_inverse=True)
             else:
-                found = _nearest(
-                    points[members], kmeans(points[members], size, seed=seed + level, iterations=iterations)
-                )
+                book = kmeans(points[members], size, seed=seed + level, iterations=iterations)
+                found = _nearest(points[members], book)
+            books[tuple(codes[members[0], :level].tolist())] = book
             codes[members, level] = found
             order = np.argsort(found, kind="stable")
             split += np.split(members[order], np.flatnonzero(np.diff(found[order])) + 1)
         groups = split
-    return codes
+    return HierarchicalKMeans(codes, books)
 
 
 @torch.no_grad()

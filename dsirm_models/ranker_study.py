@@ -1,25 +1,25 @@
-"""What a set of features is worth to the ranker: the comparison behind DSIRM's main table (papers, section 1).
+"""What a set of features is worth to a ranker: the comparison behind DSIRM's main table (papers, section 1).
 
 Every variant goes through the same ranker, folds and seeds, and differs from the variant `none` in its features alone.
-A seed decides the folds, the ranker's start, and - where the caller has them - the features themselves, so that the
-seed of a quantizer is part of the uncertainty. Gaps that the paper reports as under 0.1 point are expected to lie
-inside these intervals on small data; say so rather than picking a seed.
+A seed decides the folds, the ranker's start, the features themselves where the caller has them (so that the seed of a
+quantizer is part of the uncertainty), and in a simulated marketplace the whole world. Gaps that the paper reports as
+under 0.1 point are expected to lie inside these intervals on small data; say so rather than picking a seed.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dsirm_models.ranker import RankerConfig, train_ranker
+from dsirm_models.rankers import Ranker, VariantFeatures
 from dsirm_models.ranking_metrics import (
+    Counts,
     Floats,
     Ints,
-    Resamples,
     auc,
     auc_by_group,
     best_f1_threshold,
@@ -36,17 +36,22 @@ NONE = "none"
 """The variant without SID features, which all others are compared with."""
 METRICS = ("auc", "auc_query", "precision", "recall", "ndcg10")
 ALL = "all"
+INNER_FOLDS = 3
 
 _log = logging.getLogger(__name__)
 
 
-class VariantFeatures(NamedTuple):
-    """The ranker's inputs for N pairs under one variant. A leading axis S gives each seed features of its own."""
+class World(NamedTuple):
+    """The judged pairs of one seed, N of them, and what each variant says of them."""
 
-    dense: NDArray[np.floating]
-    """(N, F) or (S, N, F): the base features, then the variant's soft scores."""
-    ss_depth: NDArray[np.integer] | None = None
-    """(N,) or (S, N): match depth 0..3, -1 without a SID; None for a variant without the feature."""
+    seed: int
+    variants: Mapping[str, VariantFeatures]
+    query_ids: ArrayLike
+    """(N,) the query of each pair; a query never spans two folds."""
+    grades: NDArray[np.integer]
+    """(N,) one final grade 0..3 a pair."""
+    slices: Mapping[str, Sequence[str] | NDArray[np.str_]] = {}
+    """By name the label of each pair, (N,): `{"length": ["1 word", ...]}`."""
 
 
 class ScoreRow(NamedTuple):
@@ -88,198 +93,178 @@ class StudyResult(NamedTuple):
 
     rows: tuple[ScoreRow, ...]
     comparisons: tuple[Comparison, ...]
-    scores: Mapping[str, Floats]
-    """Per variant (S, N): the expected grade of each pair, predicted while its query was in the test fold."""
+    at_least: Mapping[str, tuple[Floats, ...]]
+    """Per variant and seed (N, 3): P(grade >= 1, 2, 3), predicted while the pair's query was in the test fold."""
 
 
-class _Predictions(NamedTuple):
-    scores: Floats
-    """(S, N)"""
-    accepted: NDArray[np.bool_]
-    """(S, N): at or above the threshold of the row's training folds."""
+class _Part(NamedTuple):
+    """The pairs of one seed, or of one slice of it."""
 
-
-class _Pairs(NamedTuple):
     query: Ints
     """(N,) 0..Q-1"""
     grades: Ints
     relevant: NDArray[np.bool_]
-    folds: Ints
-    """(S, N)"""
+    fold: Ints
+
+    def take(self, mask: NDArray[np.bool_]) -> _Part:
+        return _Part(self.query[mask], self.grades[mask], self.relevant[mask], self.fold[mask])
+
+
+class _Predictions(NamedTuple):
+    at_least: Floats
+    """(N, 3)"""
+    accepted: NDArray[np.bool_]
+    """(N,): at or above the threshold of the row's training folds."""
+
+
+class _Measured(NamedTuple):
+    observed: float
+    resampled: Floats
+    """(B,): under each draw of queries."""
 
 
 def cross_validate(
     *,
-    variants: Mapping[str, VariantFeatures],
-    query_ids: ArrayLike,
-    grades: ArrayLike,
-    seeds: Sequence[int],
-    config: RankerConfig,
+    worlds: Sequence[World],
+    ranker: Ranker,
     folds: int = 5,
-    slices: Mapping[str, Sequence[str] | NDArray[np.str_]] | None = None,
-    against: str = NONE,
+    tune_on: Sequence[str] = (),
+    pairs: Iterable[tuple[str, str]] | None = None,
     relevant_from: int = 2,
     draws: int = 10_000,
     bootstrap_seed: int = 0,
 ) -> StudyResult:
-    """Train each variant on all folds but one, predict that one, for every seed; then compare with `against`.
+    """Train each variant on all folds but one, predict that one, for every seed; then compare.
 
     Args:
-        variants: features by name; `against` must be among them.
-        query_ids: (N,) the query of each pair; a query never spans two folds.
-        grades: (N,) one final grade 0..3 a pair.
-        seeds: S seeds. Seed s uses folds and ranker start of its own, the same for every variant.
-        config: the ranker's settings, the same for every variant.
+        worlds: one a seed. Worlds that hold the same queries share the draws of queries; else each has its own.
+        ranker: how to fit, with its settings. Where there are several, inner folds of the training queries choose the
+            one of least log loss over the variants of `tune_on`; all variants of a fold then use that one.
         folds: parts of about the same number of queries.
-        slices: by name the label of each pair, (N,): `{"length": ["1 word", ...]}`. Metrics are of the pairs of one
-            label; training always sees all pairs.
-        against: the variant that the others are compared with.
+        tune_on: variants that the settings are chosen on; needed where the ranker has several settings.
+        pairs: (variant, against) to compare; default: each variant against `none`.
         relevant_from: the lowest grade that counts as relevant.
         draws: of the bootstrap, queries and seeds together.
         bootstrap_seed: decides the draws.
 
     Raises:
-        ValueError: with all problems: no seeds or repeated ones, shapes that do not fit, grades out of range, a missing
-            `against`; or what `train_ranker` and `query_folds` refuse.
+        ValueError: with all problems: no seeds or repeated ones, shapes that do not fit, grades out of range, variants
+            that are not there; or what a ranker and `query_folds` refuse.
 
     """
-    labels = {name: np.asarray(values) for name, values in (slices or {}).items()}
-    grade = np.asarray(grades, dtype=np.int64)
-    _check(variants, np.asarray(query_ids), grade, seeds, labels, against)
-    _, query = np.unique(np.asarray(query_ids), return_inverse=True)
-    pairs = _Pairs(
-        query=query.astype(np.int64),
-        grades=grade,
-        relevant=grade >= relevant_from,
-        folds=np.stack([query_folds(query, folds=folds, seed=seed) for seed in seeds]),
-    )
-    predictions = {}
-    for name, features in variants.items():
-        predictions[name] = _predict(features, pairs, seeds, config, folds)
-        _log.info("Variant %s: %d rankers fitted", name, len(seeds) * folds)
-
-    masks = {ALL: np.ones(len(grade), dtype=bool)}
-    for name, label_of in labels.items():
-        masks |= {f"{name}={label}": label_of == label for label in np.unique(label_of)}
-    resamples = draw_resamples(queries=int(query.max()) + 1, seeds=len(seeds), draws=draws, seed=bootstrap_seed)
+    names = list(worlds[0].variants) if worlds else []
+    wanted = [(name, NONE) for name in names if name != NONE] if pairs is None else list(pairs)
+    _check(worlds, names, wanted, ranker, tune_on)
+    parts, predictions = [], []
+    for world in worlds:
+        distinct, query = np.unique(np.asarray(world.query_ids), return_inverse=True)
+        grade = np.asarray(world.grades, dtype=np.int64)
+        fold = query_folds(query, folds=folds, seed=world.seed)
+        parts.append((distinct, _Part(query.astype(np.int64), grade, grade >= relevant_from, fold)))
+        predictions.append(_predict(world, parts[-1][1], ranker, folds, tune_on))
+        _log.info("Seed %d: %d variants, %d folds", world.seed, len(names), folds)
+    shared = all(np.array_equal(distinct, parts[0][0]) for distinct, _ in parts)
+    seed_draws = draw_resamples(queries=1, seeds=len(worlds), draws=draws, seed=bootstrap_seed).seeds
+    counts = [
+        draw_resamples(queries=len(distinct), seeds=1, draws=draws, seed=bootstrap_seed + (0 if shared else 1 + at))
+        for at, (distinct, _) in enumerate(parts)
+    ]
     rows: list[ScoreRow] = []
     comparisons: list[Comparison] = []
-    for slice_name, mask in masks.items():
-        part = _Pairs(query[mask], grade[mask], pairs.relevant[mask], pairs.folds[:, mask])
-        present = len(np.unique(part.query))
-        measured = {
-            name: _measure(_Predictions(p.scores[:, mask], p.accepted[:, mask]), part, folds, resamples)
-            for name, p in predictions.items()
-        }
-        for name, result in measured.items():
-            for at, seed in enumerate(seeds):
-                area, area_query, precision, recall, ndcg = (float(result[metric].observed[at]) for metric in METRICS)
+    for slice_name in _slice_names(worlds):
+        measured: list[dict[str, dict[str, _Measured]]] = []
+        queries = 0
+        for at, world in enumerate(worlds):
+            mask = _mask(world, slice_name)
+            part = parts[at][1].take(mask)
+            present = len(np.unique(part.query))
+            queries += present
+            of_seed = {
+                name: _measure(p.at_least[mask].sum(axis=1), p.accepted[mask], part, folds, counts[at].queries)
+                for name, p in predictions[at].items()
+            }
+            measured.append(of_seed)
+            for name, values in of_seed.items():
+                area, area_query, precision, recall, ndcg = (values[metric].observed for metric in METRICS)
                 rows.append(
                     ScoreRow(
-                        variant=name,
-                        seed=seed,
-                        slice=slice_name,
-                        auc=area,
-                        auc_query=area_query,
-                        precision=precision,
-                        recall=recall,
-                        ndcg10=ndcg,
-                        pairs=len(part.query),
-                        queries=present,
+                        name,
+                        world.seed,
+                        slice_name,
+                        area,
+                        area_query,
+                        precision,
+                        recall,
+                        ndcg,
+                        len(part.query),
+                        present,
                     )
                 )
-        for name in variants:
-            if name != against:
-                comparisons += _compare(name, against, slice_name, measured, resamples, present)
-    return StudyResult(tuple(rows), tuple(comparisons), {name: p.scores for name, p in predictions.items()})
+        found = queries // len(worlds) if shared else queries
+        for variant, against in wanted:
+            comparisons += _compare(variant, against, slice_name, measured, seed_draws, found)
+    at_least = {name: tuple(of_seed[name].at_least for of_seed in predictions) for name in names}
+    return StudyResult(tuple(rows), tuple(comparisons), at_least)
 
 
-def null_control(features: VariantFeatures, *, base_columns: int, query_ids: ArrayLike, seed: int) -> VariantFeatures:
-    """A variant of the same width whose SID columns are noise, constant within a query: what width alone is worth.
-
-    The first `base_columns` dense columns stay; each further column is replaced by one standard normal number a query,
-    the match depth by one drawn for each query from the depths that occur. Such features say nothing of an item, so
-    whatever they seem to gain is noise of the study.
-
-    Raises:
-        ValueError: fewer dense columns than `base_columns`.
-
-    """
-    if features.dense.shape[-1] < base_columns:
-        raise ValueError(f"{base_columns} base columns, but only {features.dense.shape[-1]} dense columns in all.")
-    _, query = np.unique(np.asarray(query_ids), return_inverse=True)
-    queries = int(query.max()) + 1
-    generator = np.random.default_rng(seed)
-    leading, extra = features.dense.shape[:-2], features.dense.shape[-1] - base_columns
-    noise = generator.standard_normal((*leading, queries, extra))[..., query, :]
-    dense = np.concatenate([features.dense[..., :base_columns], noise.astype(features.dense.dtype)], axis=-1)
-    if features.ss_depth is None:
-        return VariantFeatures(dense)
-    depth = generator.choice(features.ss_depth.ravel(), size=(*features.ss_depth.shape[:-1], queries))[..., query]
-    return VariantFeatures(dense, depth)
-
-
-def _predict(
-    features: VariantFeatures, pairs: _Pairs, seeds: Sequence[int], config: RankerConfig, folds: int
-) -> _Predictions:
-    scores = np.empty(pairs.folds.shape)
-    accepted = np.empty(pairs.folds.shape, dtype=bool)
-    for at, seed in enumerate(seeds):
-        dense = features.dense[at] if features.dense.ndim == 3 else features.dense
-        depth = features.ss_depth
-        if depth is not None and depth.ndim == 2:
-            depth = depth[at]
-        for fold in range(folds):
-            test = pairs.folds[at] == fold
-            train = ~test
-            ranker = train_ranker(
-                features=dense[train],
-                ss_depth=None if depth is None else depth[train],
-                grades=pairs.grades[train],
-                config=config,
-                seed=seed,
-            )
-            predicted = ranker.predict(features=dense, ss_depth=depth).scores
-            scores[at, test] = predicted[test]
-            accepted[at, test] = predicted[test] >= best_f1_threshold(predicted[train], pairs.relevant[train])
-    return _Predictions(scores, accepted)
-
-
-class _Measured(NamedTuple):
-    observed: Floats
-    """(S,)"""
-    resampled: Floats
-    """(S, B): under each draw of queries."""
-
-
-def _measure(predictions: _Predictions, pairs: _Pairs, folds: int, resamples: Resamples) -> dict[str, _Measured]:
-    """Every metric at each seed, as observed and under each draw of queries."""
-    groups = resamples.queries.shape[1]
-    per_seed: dict[str, list[tuple[float, Floats]]] = {metric: [] for metric in METRICS}
-    for scores, accepted, fold in zip(predictions.scores, predictions.accepted, pairs.folds, strict=True):
-        parts = [fold == number for number in range(folds)]
-        observed = np.array([auc(scores[part], pairs.relevant[part]) for part in parts])
-        drawn = np.stack(
-            [resampled_auc(scores[part], pairs.relevant[part], pairs.query[part], resamples.queries) for part in parts]
-        )
-        per_seed["auc"].append((float(_mean(observed)), _mean(drawn)))
-
-        within = auc_by_group(scores, pairs.relevant, pairs.query, groups=groups)
-        ranked = ndcg_by_group(scores, pairs.grades, pairs.query, groups=groups)
-        hits = np.bincount(pairs.query, weights=accepted & pairs.relevant, minlength=groups)
-        # The others are ratios of sums over queries, so a draw is a product with its counts.
-        for metric, above, below in (
-            ("auc_query", np.nan_to_num(within), np.isfinite(within)),
-            ("ndcg10", np.nan_to_num(ranked), np.isfinite(ranked)),
-            ("precision", hits, np.bincount(pairs.query, weights=accepted, minlength=groups)),
-            ("recall", hits, np.bincount(pairs.query, weights=pairs.relevant, minlength=groups)),
-        ):
-            value = float(ratio(np.sum(above), np.sum(below)))
-            per_seed[metric].append((value, resampled_ratio(above, below, resamples.queries)))
-    return {
-        metric: _Measured(np.array([value for value, _ in both]), np.stack([draw for _, draw in both]))
-        for metric, both in per_seed.items()
+def _predict(world: World, part: _Part, ranker: Ranker, folds: int, tune_on: Sequence[str]) -> dict[str, _Predictions]:
+    out = {
+        name: _Predictions(np.empty((len(part.query), 3)), np.empty(len(part.query), dtype=bool))
+        for name in world.variants
     }
+    for fold in range(folds):
+        test = part.fold == fold
+        train = ~test
+        setting = _choose(world, part, ranker, train, tune_on)
+        for name, features in world.variants.items():
+            at_least = ranker.fit(features.take(train), part.grades[train], setting, world.seed, features)
+            score = at_least.sum(axis=1)
+            threshold = best_f1_threshold(score[train], part.relevant[train])
+            out[name].at_least[test] = at_least[test]
+            out[name].accepted[test] = score[test] >= threshold
+    return out
+
+
+def _choose(world: World, part: _Part, ranker: Ranker, train: NDArray[np.bool_], tune_on: Sequence[str]) -> Any:
+    """The setting of least log loss on inner folds of the training queries; the first of equals."""
+    if len(ranker.settings) == 1:
+        return ranker.settings[0]
+    rows = np.flatnonzero(train)
+    inner = query_folds(part.query[rows], folds=INNER_FOLDS, seed=world.seed)
+    losses = np.zeros(len(ranker.settings))
+    for at, setting in enumerate(ranker.settings):
+        for name in tune_on:
+            features = world.variants[name]
+            for fold in range(INNER_FOLDS):
+                fit, held = rows[inner != fold], rows[inner == fold]
+                found = ranker.fit(features.take(fit), part.grades[fit], setting, world.seed, features.take(held))
+                grade_at_least = part.grades[held][:, None] >= np.arange(1, 4)
+                likely = np.clip(np.where(grade_at_least, found, 1 - found), 1e-6, 1)
+                losses[at] -= np.log(likely).sum()
+    return ranker.settings[int(losses.argmin())]
+
+
+def _measure(
+    scores: Floats, accepted: NDArray[np.bool_], part: _Part, folds: int, counts: Counts
+) -> dict[str, _Measured]:
+    """Every metric of one seed, as observed and under each draw of queries."""
+    groups = counts.shape[1]
+    of_fold = [part.fold == number for number in range(folds)]
+    observed = np.array([auc(scores[rows], part.relevant[rows]) for rows in of_fold])
+    drawn = np.stack([resampled_auc(scores[rows], part.relevant[rows], part.query[rows], counts) for rows in of_fold])
+    out = {"auc": _Measured(float(_mean(observed)), _mean(drawn))}
+    within = auc_by_group(scores, part.relevant, part.query, groups=groups)
+    ranked = ndcg_by_group(scores, part.grades, part.query, groups=groups)
+    hits = np.bincount(part.query, weights=accepted & part.relevant, minlength=groups)
+    # The others are ratios of sums over queries, so a draw is a product with its counts.
+    for metric, above, below in (
+        ("auc_query", np.nan_to_num(within), np.isfinite(within)),
+        ("ndcg10", np.nan_to_num(ranked), np.isfinite(ranked)),
+        ("precision", hits, np.bincount(part.query, weights=accepted, minlength=groups)),
+        ("recall", hits, np.bincount(part.query, weights=part.relevant, minlength=groups)),
+    ):
+        out[metric] = _Measured(float(ratio(np.sum(above), np.sum(below))), resampled_ratio(above, below, counts))
+    return out
 
 
 def _mean(values: Floats) -> Floats:
@@ -292,48 +277,64 @@ def _compare(
     variant: str,
     against: str,
     slice_name: str,
-    measured: Mapping[str, Mapping[str, _Measured]],
-    resamples: Resamples,
+    measured: Sequence[Mapping[str, Mapping[str, _Measured]]],
+    seed_draws: Counts,
     queries: int,
 ) -> list[Comparison]:
     rows = []
     for metric in METRICS:
-        first, second = measured[variant][metric], measured[against][metric]
+        both = [(of_seed[variant][metric], of_seed[against][metric]) for of_seed in measured]
         interval = paired_interval(
-            first.observed - second.observed, first.resampled - second.resampled, resamples.seeds
+            [first.observed - second.observed for first, second in both],
+            np.stack([first.resampled - second.resampled for first, second in both]),
+            seed_draws,
         )
-        rows.append(
-            Comparison(variant, against, slice_name, metric, *interval, seeds=len(first.observed), queries=queries)
-        )
+        rows.append(Comparison(variant, against, slice_name, metric, *interval, seeds=len(both), queries=queries))
     return rows
 
 
+def _slice_names(worlds: Sequence[World]) -> list[str]:
+    found = {f"{name}={label}" for world in worlds for name, labels in world.slices.items() for label in set(labels)}
+    return [ALL, *sorted(found)]
+
+
+def _mask(world: World, slice_name: str) -> NDArray[np.bool_]:
+    if slice_name == ALL:
+        return np.ones(len(world.grades), dtype=bool)
+    name, _, label = slice_name.partition("=")
+    mask: NDArray[np.bool_] = np.asarray(world.slices[name]) == label
+    return mask
+
+
 def _check(
-    variants: Mapping[str, VariantFeatures],
-    query_ids: NDArray[np.generic],
-    grades: Ints,
-    seeds: Sequence[int],
-    labels: Mapping[str, NDArray[np.generic]],
-    against: str,
+    worlds: Sequence[World],
+    names: Sequence[str],
+    wanted: Sequence[tuple[str, str]],
+    ranker: Ranker,
+    tune_on: Sequence[str],
 ) -> None:
-    pairs = len(grades)
     problems = []
+    seeds = [world.seed for world in worlds]
     if not seeds or len(set(seeds)) != len(seeds):
-        problems.append(f"seeds must be given and differ, not {list(seeds)}")
-    if against not in variants:
-        problems.append(f"no variant {against!r} to compare with among {sorted(variants)}")
-    if not pairs or grades.shape != (pairs,) or query_ids.shape != (pairs,):
-        problems.append(
-            f"grades {grades.shape} and query_ids {query_ids.shape} must be rows of equal length, not empty"
-        )
-    elif grades.min() < 0 or grades.max() > 3:
-        problems.append(f"grades are 0..3, not {grades.min()}..{grades.max()}")
-    for name, features in variants.items():
-        rows = {(pairs,), (len(seeds), pairs)}
-        if features.dense.shape[:-1] not in rows:
-            problems.append(f"{name}: dense is {features.dense.shape} for {pairs} pairs and {len(seeds)} seeds")
-        if features.ss_depth is not None and features.ss_depth.shape not in rows:
-            problems.append(f"{name}: ss_depth is {features.ss_depth.shape} for {pairs} pairs and {len(seeds)} seeds")
-    problems += [f"slice {name}: {len(v)} labels for {pairs} pairs" for name, v in labels.items() if len(v) != pairs]
+        problems.append(f"seeds must be given and differ, not {seeds}")
+    if not ranker.settings or (len(ranker.settings) > 1 and not tune_on):
+        problems.append("a ranker needs a setting, and with several of them variants to choose on")
+    asked = {name for pair in wanted for name in pair} | set(tune_on)
+    problems += [f"no variant {name!r} among {sorted(names)}" for name in sorted(asked - set(names))]
+    for world in worlds:
+        count = len(world.grades)
+        if set(world.variants) != set(names):
+            problems.append(f"seed {world.seed} has other variants than the first")
+        if not count or np.asarray(world.query_ids).shape != (count,):
+            problems.append(f"seed {world.seed}: query_ids and grades must be rows of equal length, not empty")
+        elif min(world.grades) < 0 or max(world.grades) > 3:
+            problems.append(f"grades are 0..3, not {min(world.grades)}..{max(world.grades)}")
+        for name, features in world.variants.items():
+            shapes = [features.dense.shape[:1], *([] if features.ss_depth is None else [features.ss_depth.shape])]
+            if any(shape != (count,) for shape in shapes):
+                problems.append(f"{name}: features of shape {shapes} for {count} pairs")
+        problems += [
+            f"slice {name}: {len(v)} labels for {count} pairs" for name, v in world.slices.items() if len(v) != count
+        ]
     if problems:
         raise ValueError("The study cannot run: " + "; ".join(problems) + ".")

@@ -10,6 +10,7 @@ of both with replacement; the same draws serve every ranker, which makes the com
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -148,28 +149,35 @@ def draw_resamples(*, queries: int, seeds: int, draws: int, seed: int) -> Resamp
 def resampled_auc(scores: Floats, relevant: Flags, query: Ints, query_counts: Counts) -> Floats:
     """Pooled AUC of each draw, (B,), every row counted as often as its query was drawn; NaN where a class is not drawn.
 
-    Sorted once: a draw then costs one pass over the rows. Equal to `auc` of the repeated rows.
+    Ordered pairs of rows are counted once per pair of queries, so that a draw c costs a quadratic form `c W c` over the
+    queries that occur, whatever the number of rows. Equal to `auc` of the repeated rows.
     """
-    order = np.argsort(scores, kind="stable")
-    flags, sorted_query = relevant[order], query[order]
-    start, end = _tie_runs(scores[order], np.zeros(len(order), dtype=np.int64))
-    # Only negatives are accumulated, and only at the positives read off: position among the negatives before a run.
-    negatives_before = np.r_[0, np.cumsum(~flags)]
-    below, upto = negatives_before[start[flags]], negatives_before[end[flags]]
-    positive_query, negative_query = sorted_query[flags], sorted_query[~flags]
-    out = np.full(len(query_counts), np.nan)
-    if not len(positive_query) or not len(negative_query):
-        return out
-    step = max(1, _CHUNK // len(order))
+    present, local = np.unique(query, return_inverse=True)
+    wins = _wins_by_query(scores, relevant, local, len(present))
+    positives = np.bincount(local, weights=relevant, minlength=len(present))
+    negatives = np.bincount(local, weights=~relevant, minlength=len(present))
+    out = np.empty(len(query_counts))
+    step = max(1, _CHUNK // max(len(present), 1))
     for at in range(0, len(out), step):
-        counts = query_counts[at : at + step].astype(np.float64)
-        summed = np.zeros((len(counts), len(negative_query) + 1))
-        np.cumsum(counts[:, negative_query], axis=1, out=summed[:, 1:])
-        positive = counts[:, positive_query]
-        wins = np.einsum("bp,bp->b", positive, summed[:, below] + summed[:, upto]) / 2
-        comparisons = positive.sum(axis=1) * summed[:, -1]
-        out[at : at + step] = ratio(wins, comparisons)
+        drawn = query_counts[at : at + step][:, present].astype(np.float64)
+        won = np.einsum("bq,bq->b", drawn @ wins, drawn)
+        out[at : at + step] = ratio(won, (drawn @ positives) * (drawn @ negatives))
     return out
+
+
+def _wins_by_query(scores: Floats, relevant: Flags, query: Ints, queries: int) -> Floats:
+    """(Q, Q): how many negatives of query j score below the positives of query i, ties half."""
+    wins, below = np.zeros((queries, queries)), np.zeros(queries)
+    order = np.argsort(scores, kind="stable")
+    ordered = scores[order]
+    edges = np.r_[0, np.flatnonzero(ordered[1:] != ordered[:-1]) + 1, len(order)] if len(order) else np.zeros(1, int)
+    for first, end in pairwise(edges.tolist()):
+        rows = order[first:end]
+        tied = np.bincount(query[rows[~relevant[rows]]], minlength=queries)
+        for at in query[rows[relevant[rows]]]:
+            wins[at] += below + tied / 2
+        below += tied
+    return wins
 
 
 def resampled_ratio(above: ArrayLike, below: ArrayLike, query_counts: Counts) -> Floats:
@@ -215,3 +223,33 @@ def paired_interval(observed: ArrayLike, resampled: Floats, seed_counts: Counts,
         return Interval(difference, float("nan"), float("nan"))
     low, high = np.quantile(weighted, [(1 - level) / 2, (1 + level) / 2])
     return Interval(difference, float(low), float(high))
+
+
+class CalibrationRow(NamedTuple):
+    """Pairs whose P(grade >= `grade`) fell into one tenth: what was predicted and what was so."""
+
+    grade: int
+    bin: int
+    predicted: float
+    observed: float
+    pairs: int
+
+
+def calibration(at_least: Floats, grades: Ints, *, bins: int = 10) -> list[CalibrationRow]:
+    """Reliability of ordinal predictions: P(grade >= 1, 2, 3) (N, 3) against grades (N,), in bins of equal width."""
+    rows = []
+    for grade in range(1, at_least.shape[1] + 1):
+        found = at_least[:, grade - 1]
+        place = np.minimum((found * bins).astype(np.int64), bins - 1)
+        for number in np.unique(place):
+            inside = place == number
+            rows.append(
+                CalibrationRow(
+                    grade,
+                    int(number),
+                    float(found[inside].mean()),
+                    float((grades[inside] >= grade).mean()),
+                    int(inside.sum()),
+                )
+            )
+    return rows

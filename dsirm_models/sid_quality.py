@@ -82,6 +82,27 @@ def quality(codes: Ints, codebook_sizes: Sequence[int]) -> SidQuality:
     )
 
 
+class Measure(NamedTuple):
+    """One figure of a set of SIDs."""
+
+    measure: str
+    level: int | None
+    """1..3, None for the whole SID."""
+    value: float
+
+
+def measures(codes: Ints, codebook_sizes: Sequence[int]) -> list[Measure]:
+    """`quality` as rows, for tables and reports."""
+    found = quality(codes, codebook_sizes)
+    names = ("utilisation", "perplexity", "gini", "bucket_p50", "bucket_p99", "bucket_max")
+    rows = [
+        Measure(name, level, float(getattr(part, name)))
+        for name in names
+        for level, part in enumerate(found.levels, start=1)
+    ]
+    return [*rows, Measure("collision_rate", None, found.collision_rate)]
+
+
 def pair_agreement(left: Ints, right: Ints, weight: NDArray[np.floating] | None = None) -> NDArray[np.float64]:
     """Share of N pairs whose codes (N, L) share a prefix of depth 1..L, as (L,); weighted by `weight` (N,) if given.
 

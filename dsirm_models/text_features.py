@@ -144,6 +144,26 @@ def multimodal_cosine(query_vectors: Floats, image_vectors: Floats, *, query_row
     return np.stack([cosine, has_image[item_row].astype(np.float32)], axis=1)
 
 
+def category_centroids(
+    item_vectors: Floats, item_category: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Category numbers (C,) ascending and their centroids (C, D): the normalised mean of their items' unit vectors.
+
+    Raises:
+        ValueError: no item has a category (all -1).
+
+    """
+    known = np.flatnonzero(item_category >= 0)
+    if not len(known):
+        raise ValueError("No item has a category, so no query can get one. Leave the category features out.")
+    values, dense = np.unique(item_category[known], return_inverse=True)
+    centroids = np.zeros((len(values), item_vectors.shape[1]))
+    np.add.at(centroids, dense, item_vectors[known])
+    # Items that cancel out exactly leave a zero centroid: its cosine is 0 with everything.
+    centroids /= np.maximum(np.linalg.norm(centroids, axis=1, keepdims=True), 1e-12)
+    return values, centroids
+
+
 class CategoryMatch(NamedTuple):
     """How well the item's category fits the query, judged in the frozen space alone so that no SID leaks in."""
 
@@ -161,7 +181,7 @@ def category_match(
 ) -> CategoryMatch:
     """Compare the query's category, the nearest category centroid, with the item's.
 
-    A centroid is the normalised mean of the unit vectors of a category's items; the lowest category wins a tie.
+    Centroids are those of `category_centroids`; the lowest category wins a tie.
 
     Args:
         query_vectors: (U, D) unit vectors of the distinct queries.
@@ -174,16 +194,10 @@ def category_match(
         ValueError: no item has a category.
 
     """
+    values, centroids = category_centroids(item_vectors, item_category)
     known_items = np.flatnonzero(item_category >= 0)
-    if not len(known_items):
-        raise ValueError("No item has a category, so no query can get one. Leave the category features out.")
-    values, dense = np.unique(item_category[known_items], return_inverse=True)
-    centroids = np.zeros((len(values), item_vectors.shape[1]))
-    np.add.at(centroids, dense, item_vectors[known_items])
-    # Items that cancel out exactly leave a zero centroid: its cosine is 0 with everything.
-    centroids /= np.maximum(np.linalg.norm(centroids, axis=1, keepdims=True), 1e-12)
     column = np.full(len(item_category), -1, dtype=np.int64)
-    column[known_items] = dense
+    column[known_items] = np.searchsorted(values, item_category[known_items])
 
     best = np.empty(len(query_vectors))
     best_column = np.empty(len(query_vectors), dtype=np.int64)

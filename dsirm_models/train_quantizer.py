@@ -148,7 +148,7 @@ def train_quantizer(
     found = read_checkpoint(checkpoint_dir, fingerprint=fingerprint, model=model, optimizer=optimizer)
     if found is None:
         if warm_start is None:
-            _start(model, resident, config)
+            start(model, resident, config)
         scores = evaluate(model, data, config)
         found = Best(step=0, best_step=0, start=scores, best=scores, tensors=_state(model))
     best = found
@@ -303,7 +303,7 @@ def _state(model: QuantizerModel) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _start(model: QuantizerModel, resident: Resident, config: QuantizerConfig) -> None:
+def start(model: QuantizerModel, resident: Resident, config: QuantizerConfig) -> None:
     """k-means start on the latents of randomly drawn training pairs, both sides, as the first step would see them."""
     batch = resident.batch(resident.sample(config.kmeans_points))
     latent, level1 = [model.item_tower(batch.item)], [batch.level1]

@@ -140,12 +140,19 @@ def evaluate(
     profile: ProfileOption = None,
     settings: SettingsOption = None,
     release: ShownReleaseOption = None,
+    study: Annotated[
+        bool, typer.Option("--study", help="What SIDs are worth: baselines, ablations, intervals. Hours; resumable.")
+    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="With --study: minutes, to see that it runs.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     from jobs import views
     from jobs.plan import load_plan
 
     opened = open_home(home, profile, settings)
+    if study:
+        show(module("study").run(opened, quick=quick), as_json, "study")
+        return
     name = release or views.current_release(opened)
     if not opened.store.count("ranker_metrics", {"release": name}):
         module("evaluate").run(opened, load_plan(opened, name))

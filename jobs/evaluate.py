@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -30,33 +31,36 @@ def run(home: Home, plan: Plan) -> None:
     if judged is None:
         log.info("No judgments: the ranker is not evaluated")
         return
-    from dsirm_models.ranker_study import cross_validate, null_control
+    from dsirm_models.ranker_study import World, cross_validate
+    from dsirm_models.rankers import mlp, null_control
 
     settings = home.settings.ranker
     variants = variant_features(judged)
     variants["null"] = null_control(
         variants["dsirm"], base_columns=judged.dense.shape[1], query_ids=judged.query_ids, seed=settings.seeds
     )
-    words = [min(len(query.split()), 4) for query in judged.queries]
+    slices = {"words": words_of(judged.queries)}
     study = cross_validate(
-        variants=variants,
-        query_ids=judged.query_ids,
-        grades=judged.grades,
-        seeds=range(settings.seeds),
-        config=ranker_config(home),
+        worlds=[World(seed, variants, judged.query_ids, judged.grades, slices) for seed in range(settings.seeds)],
+        ranker=mlp([ranker_config(home)]),
         folds=settings.folds,
-        slices={"words": [f"{count}{'+' if count == 4 else ''}" for count in words]},
         draws=settings.draws,
     )
     base = f"{judged.source}: {'+'.join(judged.dense_names)}"
     target.replace(_table(plan, study, base), job=JOB, memo=plan.release, counts={"pairs": len(judged.grades)})
 
 
+def words_of(queries: Sequence[str]) -> list[str]:
+    """Slice label of each query: its number of words, 4+ from four."""
+    counts = [min(len(query.split()), 4) for query in queries]
+    return [f"{count}{'+' if count == 4 else ''}" for count in counts]
+
+
 def variant_features(judged: Judged) -> dict[str, Any]:
     """Feature sets by name: without SIDs, with the hard match score alone (the paper's), with hard and soft scores."""
     import numpy as np
 
-    from dsirm_models.ranker_study import VariantFeatures
+    from dsirm_models.rankers import VariantFeatures
 
     return {
         "none": VariantFeatures(judged.dense),

@@ -42,13 +42,25 @@ class Judged(NamedTuple):
 LOGP_FLOOR = -20.0
 
 
-def load_judged(home: Home, plan: Plan) -> Judged | None:
-    """The judged pairs of the best source there is whose item is in the catalogue; None where there are none.
+class Labels(NamedTuple):
+    """Judged pairs of one source whose item is in the catalogue, sorted by query and item."""
 
-    Raises:
-        DataError: a judged pair is not in prefix_match_features: the judgments changed since the release was made.
+    source: str
+    rows: pa.Table
+    item_row: NDArray[np.int64]
+    """(N,) row of `Items`."""
+    query_row: NDArray[np.int64]
+    """(N,) row of `distinct`."""
+    distinct: NDArray[np.int64]
+    """(U,) ascending query ids."""
+    queries: list[str]
+    """(U,) their texts."""
+    grades: NDArray[np.int64]
+    """(N,) 0..3."""
 
-    """
+
+def load_labels(home: Home, items: Items) -> Labels | None:
+    """The final grades of the best source there is, without what its publisher gave for training; None without any."""
     columns = ["query", "query_id", "item_id", "rater", "source", "grade", "fold"]
     labels = home.store.read_arrow("relevance_labels", columns=columns)
     held_out = pc.not_equal(pc.fill_null(labels["fold"], ""), "train")
@@ -59,28 +71,37 @@ def load_judged(home: Home, plan: Plan) -> Judged | None:
     final = final.filter(pc.equal(final["source"], source)).sort_by(
         [("query_id", "ascending"), ("item_id", "ascending")]
     )
-    items = load_items(home, plan)
     hashes = np.array([text_hash(item) for item in final["item_id"].to_pylist()], dtype=np.int64)
     item_row = find(items.hashes, hashes)
     final, item_row = final.filter(pa.array(item_row >= 0)), item_row[item_row >= 0]
-    matched = _features(home, plan, final)
-    query_ids = final["query_id"].to_numpy()
-    distinct, query_row = np.unique(query_ids, return_inverse=True)
-    vectors = load_vectors(home, plan, "query_embeddings")
-    texts = dict(zip(final["query_id"].to_pylist(), final["query"].to_pylist(), strict=True))
-    dense, names = _dense(
-        home, plan, items, [texts[int(i)] for i in distinct], vectors.rows[vectors.find(distinct)], query_row, item_row
-    )
+    distinct, first, query_row = np.unique(final["query_id"].to_numpy(), return_index=True, return_inverse=True)
+    texts = final["query"].take(pa.array(first)).to_pylist()
+    return Labels(source, final, item_row, query_row, distinct, texts, final["grade"].to_numpy().astype(np.int64))
+
+
+def load_judged(home: Home, plan: Plan) -> Judged | None:
+    """Judged pairs with all features; None where nothing was judged.
+
+    Raises:
+        DataError: a judged pair is not in prefix_match_features: the judgments changed since the release was made.
+
+    """
+    items = load_items(home, plan)
+    labels = load_labels(home, items)
+    if labels is None:
+        return None
+    matched = _features(home, plan, labels.rows)
+    dense, names = load_dense(home, plan, items, labels)
     known = matched["has_query_sid"].to_numpy(zero_copy_only=False) & matched["has_item_sid"].to_numpy(
         zero_copy_only=False
     )
     own = [row if row is not None else [LOGP_FLOOR] * 3 for row in matched["own_logps"].to_pylist()]
     soft = np.column_stack([pc.fill_null(matched["soft_ss"], 0.0).to_numpy(), np.maximum(np.array(own), LOGP_FLOOR)])
     return Judged(
-        source,
-        query_ids,
-        final["query"].to_pylist(),
-        final["grade"].to_numpy().astype(np.int64),
+        labels.source,
+        labels.rows["query_id"].to_numpy(),
+        labels.rows["query"].to_pylist(),
+        labels.grades,
         dense,
         names,
         np.where(known, matched["depth"].to_numpy(), -1).astype(np.int64),
@@ -107,33 +128,34 @@ def _features(home: Home, plan: Plan, final: pa.Table) -> pa.Table:
     return labelled.take(pa.array([place[key] for key in wanted], pa.int64()))
 
 
-def _dense(
-    home: Home,
-    plan: Plan,
-    items: Items,
-    queries: list[str],
-    query_vectors: NDArray[np.float32],
-    query_row: NDArray[np.int64],
-    item_row: NDArray[np.int64],
-) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+def load_dense(home: Home, plan: Plan, items: Items, labels: Labels) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    """Features of the judged pairs that know nothing of SIDs: (N, F) and their names."""
     from dsirm_models.text_features import Bm25, dense_features
 
-    names = sorted({name for name in items.categories if name is not None})
-    code = {name: i for i, name in enumerate(names)}
+    vectors = load_vectors(home, plan, "query_embeddings")
     clicks = home.store.read_arrow("pairs", {"as_of_date": plan.date}, columns=["item_hash", "clicks"])
     totals = clicks.group_by("item_hash").aggregate([("clicks", "sum")])
     popularity = np.zeros(len(items.hashes), dtype=np.float64)
     place = find(items.hashes, totals["item_hash"].to_numpy())
     popularity[place[place >= 0]] = totals["clicks_sum"].to_numpy()[place >= 0]
+    category = category_numbers(items)
     found = dense_features(
-        queries=queries,
-        query_vectors=query_vectors,
+        queries=labels.queries,
+        query_vectors=vectors.rows[vectors.find(labels.distinct)],
         bm25=Bm25(catalogue=items.texts),
         item_vectors=items.vectors,
-        query_row=query_row,
-        item_row=item_row,
-        item_category=np.array([code.get(name or "", -1) for name in items.categories], dtype=np.int64),
+        query_row=labels.query_row,
+        item_row=labels.item_row,
+        item_category=category if (category >= 0).any() else None,
         item_statistics=np.log1p(popularity)[:, None],
         statistic_names=("log_clicks",),
     )
     return found.values, found.names
+
+
+def category_numbers(items: Items) -> NDArray[np.int64]:
+    """(I,) numbers of the items' categories from the largest, as `category_map` orders them; -1 where unknown."""
+    from dsirm_models.category_map import map_categories
+
+    code = {name: at for at, name in enumerate(map_categories(items.categories, room=len(items.categories)))}
+    return np.array([code.get(name or "", -1) for name in items.categories], dtype=np.int64)

@@ -22,7 +22,8 @@ def _table(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> No
     table = Table(box=box.SIMPLE_HEAD)
     numeric = [all(isinstance(row[i], int | float | type(None)) for row in rows) for i in range(len(head))]
     for name, is_number in zip(head, numeric, strict=True):
-        table.add_column(name, justify="right" if is_number else "left", overflow="fold")
+        # A space is where a narrow column may break its head.
+        table.add_column(name.replace("_", " "), justify="right" if is_number else "left", overflow="fold")
     for row in rows:
         table.add_row(*[_cell(value) for value in row])
     console.print(table)
@@ -52,6 +53,19 @@ def demo(data: dict[str, Any]) -> None:
     ranker_metrics({**data["ranker"], "rows": [row for row in data["ranker"]["rows"] if row["slice"] == "all"]})
     explanation(data["example"])
     _console().print(f"Done in {data['seconds']} s.")
+
+
+def study(data: dict[str, Any]) -> None:
+    """The main comparison of each data set, and where the report is."""
+    rows = [row for row in data["comparisons"] if row["metric"] == "auc" and row["against"] == "none"]
+    for name in dict.fromkeys(row["data"] for row in rows):
+        own = [row for row in rows if row["data"] == name and row["ranker"] == "mlp"]
+        # The strongest base the data set has.
+        base = max((row["base"] for row in own), key=len)
+        head = ["variant", "difference", "low", "high"]
+        found = [[row[column] for column in head] for row in own if row["base"] == base]
+        _table(f"{name}: AUC of an MLP on {base}, against no SID", head, found)
+    _console().print(f"Report: {data['files']['report.html']}", soft_wrap=True)
 
 
 def status(data: dict[str, Any]) -> None:

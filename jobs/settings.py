@@ -99,8 +99,8 @@ class QuantizerSettings(Section):
     dim: Positive = Field(64, description="Width of the latent space.")
     hidden: Positive = Field(256, description="Width of the projection encoders' hidden layer.")
     tau: float = Field(0.07, gt=0, description="Temperature of InfoNCE.")
-    batch: Annotated[int, Field(ge=2)] = 1024
-    max_steps: Positive = 3000
+    batch: Annotated[int, Field(ge=2)] = 256
+    max_steps: Positive = Field(3000, description="Optimiser steps; held-out pairs choose among checkpoints.")
     lr: float = Field(3e-3, gt=0)
     ema_decay: float = Field(0.99, gt=0, lt=1)
     contrastive_weight: float = Field(1.0, ge=0)
@@ -160,7 +160,27 @@ class RankerSettings(Section):
     seeds: Positive = 3
     draws: Positive = Field(2000, description="Bootstrap draws behind every interval.")
     hidden: Positive = Field(64, description="Width of the first layer; the second has half.")
-    steps: Positive = Field(150, description="Optimiser steps of a fit; a few thousand pairs need no more.")
+    steps: Positive = Field(300, description="Optimiser steps of a fit; a few thousand pairs need no more.")
+
+
+class StudySettings(Section):
+    """`dsirm evaluate --study`: what SIDs are worth, with baselines, ablations and intervals."""
+
+    seeds: Positive = Field(5, description="Seeds of every variant, and worlds of every marketplace.")
+    draws: Positive = Field(10_000, description="Bootstrap draws behind every interval.")
+    quantizer_steps: Positive = Field(2000, description="Optimiser steps of a quantizer, at most.")
+    generator_epochs: Positive = Field(6, description="Epochs of a generator, at most.")
+    dynamic_steps: Positive = Field(100, description="Steps in which `dsirm-dynamic` tunes the encoder's top layer.")
+    shares: tuple[Share, ...] = Field(
+        (0.0, 0.2, 0.4), description="Marketplaces: share of queries whose shoppers also go by what no text tells."
+    )
+    log_shares: tuple[Share, ...] = Field(
+        (0.25,), description="Sizes of the log, against the whole, that the last marketplace is studied at as well."
+    )
+    world_items: Positive = Field(3000, description="Items of a marketplace.")
+    world_queries: Positive = Field(2500, description="Queries with traffic in a marketplace.")
+    world_held_out: Positive = Field(200, description="Judged queries of a marketplace that nobody typed.")
+    workers: int = Field(0, ge=0, description="Processes; 0: one a core.")
 
 
 class Gates(Section):
@@ -184,11 +204,12 @@ class Settings(Section):
     generator: GeneratorSettings = GeneratorSettings()
     matching: Matching = Matching()
     ranker: RankerSettings = RankerSettings()
+    study: StudySettings = StudySettings()
     gates: Gates = Gates()
 
     def config_hash(self) -> str:
-        """Hash of what decides results: all but where things are stored, secrets, and what the gates ask for."""
-        return digest(self.model_dump(mode="json", exclude={"storage", "privacy", "gates"}))[:16]
+        """Hash of what decides a release: all but where things are stored, secrets, the gates' limits and the study."""
+        return digest(self.model_dump(mode="json", exclude={"storage", "privacy", "gates", "study"}))[:16]
 
 
 def load_settings(

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+from typing import TYPE_CHECKING
 
 from jobs import sources
 from jobs.errors import DataError
 from jobs.home import Home
+
+if TYPE_CHECKING:
+    from pipelines.simulate_clicks import SimulatedClicks
 
 JOB = "simulate"
 KEY = "made-up people need no secret"
@@ -41,7 +45,7 @@ def clicks(
     last_day: dt.date,
     unseen_share: float = 0.0,
     held_out: int = 200,
-) -> None:
+) -> SimulatedClicks:
     """A click log over the home's catalogue, and true grades for `held_out` queries that the log does not hold.
 
     Shoppers are those of a simulated catalogue, whatever the seed of the log: their tastes are what `users` says.
@@ -71,6 +75,7 @@ def clicks(
     events = sources.write_table(home, "click_log", made.click_log, job=JOB, by="event_date", only=True)
     labels = sources.write_table(home, "relevance_labels", made.labels, job=JOB, by="source")
     log.info("Made %d events, refused %d broken ones, kept %d true grades", events, refused, labels)
+    return made
 
 
 def _users_seed(home: Home, seed: int) -> int:

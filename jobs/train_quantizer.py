@@ -20,7 +20,8 @@ from jobs.plan import Plan
 from jobs.progress import progress
 
 if TYPE_CHECKING:
-    from dsirm_models.quantizer_model import TrainedQuantizer
+    from dsirm_models.quantizer_model import QuantizerConfig, TrainedQuantizer
+    from jobs.settings import QuantizerSettings
 
 JOB = "train-quantizer"
 
@@ -36,9 +37,8 @@ def run(home: Home, plan: Plan) -> None:
     from dsirm_models.align import align_codes
     from dsirm_models.assign import assign_codes
     from dsirm_models.category_map import map_categories
-    from dsirm_models.losses import LossWeights
     from dsirm_models.quantizer_data import PairData
-    from dsirm_models.quantizer_model import QuantizerConfig, TrainedQuantizer
+    from dsirm_models.quantizer_model import TrainedQuantizer
     from dsirm_models.train_quantizer import train_quantizer
 
     settings = home.settings.quantizer
@@ -71,25 +71,7 @@ def run(home: Home, plan: Plan) -> None:
         item_level1=level1,
         train=(split == "train")[learnable],
     )
-    config = QuantizerConfig(
-        dim=settings.dim,
-        hidden=settings.hidden,
-        codebook_sizes=settings.codebook_sizes,
-        mapped_categories=len(categories),
-        query_level1=settings.query_level1,
-        temperature=settings.tau,
-        weights=LossWeights(
-            contrastive=settings.contrastive_weight,
-            commitment=settings.commitment_weight,
-            reconstruction=settings.reconstruction_weight,
-        ),
-        pair_weights="sample",
-        batch_size=settings.batch,
-        ema_decay=settings.ema_decay,
-        learning_rate=settings.lr,
-        max_steps=settings.max_steps,
-        seed=settings.seed,
-    )
+    config = quantizer_config(settings, mapped_categories=len(categories))
     scratch = home.scratch("quantizer", plan.codebook_version)
     with progress("Training the quantizer") as advance:
         model = train_quantizer(
@@ -112,6 +94,32 @@ def run(home: Home, plan: Plan) -> None:
     codes = assign_codes(model, items.vectors, level1).codes
     target.replace(
         _codebook(plan, model, codes, categories), job=JOB, memo=plan.codebook_version, report=dict(model.report)
+    )
+
+
+def quantizer_config(settings: QuantizerSettings, *, mapped_categories: int) -> QuantizerConfig:
+    """The settings as the quantizer takes them."""
+    from dsirm_models.losses import LossWeights
+    from dsirm_models.quantizer_model import QuantizerConfig
+
+    return QuantizerConfig(
+        dim=settings.dim,
+        hidden=settings.hidden,
+        codebook_sizes=settings.codebook_sizes,
+        mapped_categories=mapped_categories,
+        query_level1=settings.query_level1,
+        temperature=settings.tau,
+        weights=LossWeights(
+            contrastive=settings.contrastive_weight,
+            commitment=settings.commitment_weight,
+            reconstruction=settings.reconstruction_weight,
+        ),
+        pair_weights="sample",
+        batch_size=settings.batch,
+        ema_decay=settings.ema_decay,
+        learning_rate=settings.lr,
+        max_steps=settings.max_steps,
+        seed=settings.seed,
     )
 
 

@@ -113,7 +113,9 @@ def simulate_clicks(
         ],
         "what STRING, expected DOUBLE",
     )
-    return SimulatedClicks(log, broken.refused, _labels(results, seed), asked, robots, expected, results)
+    return SimulatedClicks(
+        log, broken.refused, true_grades(results.where("rank IS NULL"), seed), asked, robots, expected, results
+    )
 
 
 def _searches(
@@ -170,8 +172,11 @@ def _searches(
     )
 
 
-def _labels(results: DataFrame, seed: int, items: int = 20) -> DataFrame:
-    """True grades of up to 20 results of each held-out query: the first of the lexical ones, the others by lot."""
+def true_grades(results: DataFrame, seed: int, items: int = 20) -> DataFrame:
+    """`SimulatedClicks.results`, or some of its rows -> true grades of up to 20 results of each query, as labels.
+
+    The first of the lexical results, the others by lot.
+    """
     query = F.col("query")
     by_lot = F.transform(
         F.array_sort(
@@ -185,17 +190,13 @@ def _labels(results: DataFrame, seed: int, items: int = 20) -> DataFrame:
         lambda drawn: drawn["i"],
     )
     chosen = F.slice(F.array_distinct(F.concat(F.slice("lexical", 1, items // 4), by_lot)), 1, items)
-    rows = (
-        results.where("rank IS NULL")
-        .withColumn("_i", F.explode(chosen))
-        .select(
-            "query",
-            hashed("query").alias("query_id"),
-            "_i.item_id",
-            F.lit("final").alias("rater"),
-            F.lit("simulation").alias("source"),
-            F.col("_i.grade").alias("grade"),
-            F.lit(None).cast("string").alias("fold"),
-        )
+    rows = results.withColumn("_i", F.explode(chosen)).select(
+        "query",
+        hashed("query").alias("query_id"),
+        "_i.item_id",
+        F.lit("final").alias("rater"),
+        F.lit("simulation").alias("source"),
+        F.col("_i.grade").alias("grade"),
+        F.lit(None).cast("string").alias("fold"),
     )
     return as_contract(rows, LABELS)

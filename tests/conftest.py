@@ -16,7 +16,7 @@ from hypothesis import settings
 
 from jobs import nightly, releases
 from jobs.home import Home
-from tests.marketplace import copy_home, fill, open_home
+from tests.marketplace import SHORT_LIVED, copy_home, fill, open_home
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("DSIRM_SHARED", ROOT.parent / "shared"))
@@ -25,7 +25,7 @@ SPARK = {
     "spark.driver.memory": "2g",
     "spark.sql.shuffle.partitions": "2",
     "spark.databricks.delta.snapshotPartitions": "2",
-    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+    "spark.driver.extraJavaOptions": SHORT_LIVED,
 }
 
 settings.register_profile("default", deadline=None, max_examples=60, derandomize=True)

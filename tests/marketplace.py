@@ -7,6 +7,8 @@ from jobs import simulate
 from jobs.home import Home
 
 LAST_DAY = dt.date(2026, 1, 31)
+# A JVM that lives for seconds spends them on compiling: the first compiler alone halves a short job.
+SHORT_LIVED = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 SETTINGS = """
 [corpus]
 window_days = 3
@@ -61,6 +63,13 @@ def copy_home(home, root, spark=None):
     if spark is not None:
         copied.__dict__["spark"] = spark
     return copied
+
+
+def spark_settings(home, **properties):
+    """Give processes that open this home another Spark: properties by name, dots as underscores."""
+    lines = [f'"spark.{name.replace("_", ".")}" = "{value}"' for name, value in properties.items()]
+    settings = home.root / "dsirm.toml"
+    settings.write_text("\n".join([settings.read_text(), "[storage.spark]", *lines, ""]))
 
 
 def versions(home):

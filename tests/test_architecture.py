@@ -94,7 +94,7 @@ def test_only_these_jobs_name_the_judgments_and_only_these_their_grades():
     }
     assert {name for name in naming if '"grade"' in texts[name]} == {"judged"}
     readers = {name for name, text in texts.items() if "jobs.judged" in text}
-    assert readers == {"train_ranker", "evaluate"}
+    assert readers == {"train_ranker", "evaluate", "study_data"}  # the last: `evaluate --study`
 
 
 def test_pyspark_and_its_client_are_one_version():

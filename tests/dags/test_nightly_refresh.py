@@ -1,13 +1,15 @@
 """The DAG: its shape, every command it runs, and one real run over a tiny marketplace."""
 
 import os
+import shutil
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from tests.marketplace import LAST_DAY, copy_home
+from tests.marketplace import LAST_DAY, SHORT_LIVED, copy_home, rows, spark_settings
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,15 +101,26 @@ def test_a_data_error_is_not_retried_and_others_are(tmp_path):
         crashed.execute({})
 
 
-def test_one_real_run_publishes_a_release(dag, marketplace, tmp_path):
-    home = copy_home(marketplace, tmp_path / "home")
+def test_one_real_run_finishes_a_night_that_was_cut_short(dag, market, first, tmp_path):
+    """Every task runs as a process: those whose work is there leave it, the others do theirs, the last publishes."""
+    home = copy_home(market, tmp_path / "home")
+    spark_settings(home, driver_extraJavaOptions=SHORT_LIVED, sql_shuffle_partitions=2)
+    for table in ("prefix_match_features", "ranker_metrics", "sid_coverage", "releases"):
+        shutil.rmtree(home.root / "tables" / table)
+    shutil.rmtree(home.root / "audits")
+    kept = rows(home, "item_sids")
     from airflow.models.pool import Pool
     from airflow.utils.session import create_session
 
     with create_session() as session:
         Pool.create_or_update_pool("gpu", 1, "one slot a GPU", False, session=session)
+    for task in dag.tasks:
+        task.retry_delay = timedelta(seconds=1)
     run = dag.test(run_conf={"home": str(home.root), "date": str(LAST_DAY)})
     assert run.state == "success"
     from jobs import releases
 
-    assert str(releases.current(home.store)["as_of_date"]) == str(LAST_DAY)
+    assert releases.current(home.store)["release"] == first
+    assert rows(home, "item_sids") == kept
+    features = rows(home, "prefix_match_features", {"release": first})
+    assert features == rows(market, "prefix_match_features", {"release": first}) != []

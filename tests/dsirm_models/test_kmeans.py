@@ -59,9 +59,16 @@ def test_residual_kmeans_gets_nearer_level_by_level():
 def test_hierarchical_kmeans_splits_clusters_and_equal_points_share_codes():
     x = points(300)
     x[1] = x[0]
-    codes = hierarchical_kmeans(x, (4, 4, 16), seed=0)
-    assert codes.max(axis=0).tolist() <= [3, 3, 15]
-    assert np.array_equal(codes[0], codes[1])
-    assert len(np.unique(codes[:, :2], axis=0)) == 16
-    assert np.array_equal(codes, hierarchical_kmeans(x, (4, 4, 16), seed=0))
-    assert hierarchical_kmeans(x[:0], (4, 4, 4), seed=0).shape == (0, 3)
+    tree = hierarchical_kmeans(x, (4, 4, 16), seed=0)
+    assert tree.codes.max(axis=0).tolist() <= [3, 3, 15]
+    assert np.array_equal(tree.codes[0], tree.codes[1])
+    assert len(np.unique(tree.codes[:, :2], axis=0)) == 16
+    assert np.array_equal(tree.codes, hierarchical_kmeans(x, (4, 4, 16), seed=0).codes)
+    assert hierarchical_kmeans(x[:0], (4, 4, 4), seed=0).codes.shape == (0, 3)
+
+
+def test_the_tree_gives_its_own_points_and_their_neighbours_the_codes_they_have():
+    x = points(300)
+    tree = hierarchical_kmeans(x, (4, 4, 16), seed=0)
+    assert np.array_equal(tree.assign(x), tree.codes)
+    assert np.array_equal(tree.assign(x + 1e-6), tree.codes)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.marketplace import copy_home
+from tests.marketplace import SHORT_LIVED, copy_home, spark_settings
 
 SCRIPT = """
 import sys
@@ -30,9 +30,13 @@ print("features", home.store.count("prefix_match_features", {"release": plan.rel
 @pytest.mark.slow
 def test_the_spark_jobs_pass_on_separate_executor_processes(marketplace, tmp_path):
     home = copy_home(marketplace, tmp_path / "home")
-    settings = home.root / "dsirm.toml"
-    cluster = '[storage.spark]\n"spark.master" = "local-cluster[2,1,2048]"\n"spark.executor.memory" = "2g"\n'
-    settings.write_text(settings.read_text() + cluster)
+    spark_settings(
+        home,
+        master="local-cluster[2,1,2048]",
+        executor_memory="2g",
+        driver_extraJavaOptions=SHORT_LIVED,
+        executor_extraJavaOptions=SHORT_LIVED,
+    )
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(home.root)],
         capture_output=True,

@@ -1,0 +1,223 @@
+"""What SIDs are worth: baselines, ablations and intervals, on the home's judgments and on simulated marketplaces.
+
+Reads what a night reads, as of the current release. Writes HOME/study: data sets, one result per chain and comparison
+(never computed twice), and the report as HTML, Markdown, JSON and Parquet.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from dsirm_models.study_chain import METHODS, ChainResult, ChainSettings
+from dsirm_models.study_data import StudyData
+from dsirm_models.study_features import BASES, has_base
+from dsirm_models.train_embedded_generator import EmbeddedConfig
+from jobs import views
+from jobs.home import Home
+from jobs.plan import load_plan
+from jobs.progress import progress
+from jobs.settings import Settings, load_settings
+from jobs.sources import marketplace
+from jobs.study_data import study_data
+from jobs.study_report import StudyTables, write_report
+from jobs.study_work import ChainTask, Dataset, Encoder, RankTask, learn, rank, sources, token_states
+from jobs.study_worlds import marketplaces, name_of
+from jobs.train_quantizer import quantizer_config
+from schemas.fingerprint import digest
+
+JOB = "study"
+RANKERS = ("mlp", "lr", "gbdt")
+FOLDS = 5
+QUICK = {"seeds": 2, "draws": 1000, "quantizer_steps": 150, "generator_epochs": 2, "dynamic_steps": 5}
+log = logging.getLogger(__name__)
+
+
+def run(home: Home, *, quick: bool = False) -> dict[str, Any]:
+    """Run the study, or go on with it: the files of the report, and the comparisons over all queries.
+
+    With `quick`, two seeds and short trainings on the home's own judgments: to see that it runs, not what SIDs are
+    worth.
+
+    Raises:
+        DataError: nothing is published, or nothing was judged.
+
+    """
+    if quick:
+        study = home.settings.study.model_copy(update=QUICK)
+        home.settings = home.settings.model_copy(update={"study": study})
+    workers = home.settings.study.workers or os.cpu_count() or 1
+    datasets: list[Dataset] = []
+    # Spawned, not forked: a fork of a process that holds a JVM and its threads may hang.
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        begun: list[Future[None]] = []
+        # Chains of one data set are learnt while Spark makes the next.
+        for dataset in _datasets(home, quick=quick):
+            datasets.append(dataset)
+            if dataset.log_share == 1:
+                begun.append(pool.submit(token_states, dataset, _encoder(home, dataset)))
+            begun += [pool.submit(learn, task) for task in _chains(home, dataset) if not METHODS[task.method].dynamic]
+        _wait("Learning chains", begun)
+        tuned = [task for dataset in datasets for task in _chains(home, dataset) if METHODS[task.method].dynamic]
+        _wait("Learning chains with a tuned encoder", [pool.submit(learn, task) for task in tuned])
+        rankings = _rankings(home, datasets)
+        _wait("Ranking", [pool.submit(rank, task) for task in rankings])
+    files = write_report(home.root / "study", _tables(home, datasets, rankings, quick=quick))
+    results = json.loads(files["results.json"].read_text(encoding="utf-8"))
+    return {"files": {name: str(path) for name, path in files.items()}, "comparisons": results}
+
+
+def _wait(what: str, futures: Sequence[Future[None]]) -> None:
+    """Wait for all; the first failure ends the study, and what was finished is kept."""
+    with progress(what) as advance:
+        for done, future in enumerate(as_completed(futures), start=1):
+            if (error := future.exception()) is not None:
+                for other in futures:
+                    other.cancel()
+                raise error
+            advance(done, len(futures))
+
+
+def _datasets(home: Home, *, quick: bool) -> Iterator[Dataset]:
+    """The home's own judgments, then every marketplace, the last of them also with smaller logs."""
+    plan = load_plan(home, views.current_release(home))
+    name = (marketplace(home) or "home").partition(":")[0]
+    data = study_data(home, plan, name=name, seed=None)
+    path = home.root / "study" / "data" / f"{name}-{data.fingerprint()}"
+    if not (path / "manifest.json").is_file():
+        data.save(path)
+    yield _dataset(path)
+    if quick:
+        return
+    settings = home.settings.study
+    for name, _, path in marketplaces(home):
+        whole = _dataset(path)
+        yield whole
+        if settings.shares and name == name_of(settings.shares[-1]):
+            for share in settings.log_shares:
+                yield whole._replace(name=f"{name}@{round(100 * share)}%", log_share=share)
+
+
+def _dataset(path: Path) -> Dataset:
+    data = StudyData.load(path)
+    bases = tuple(base for base in BASES if has_base(data, base))
+    return Dataset(data.name, path, data.seed, data.fingerprint(), data.unjudged().fingerprint(), bases)
+
+
+def _seeds(home: Home, dataset: Dataset) -> Sequence[int]:
+    return range(1, home.settings.study.seeds + 1) if dataset.seed is None else (dataset.seed,)
+
+
+def _chains(home: Home, dataset: Dataset) -> list[ChainTask]:
+    settings, encoder = _chain_settings(home, dataset), _encoder(home, dataset)
+    code = sources("study_chain")
+    tasks = []
+    for seed in _seeds(home, dataset):
+        for name, method in METHODS.items():
+            if method.dynamic and dataset.log_share < 1:
+                continue
+            asked = {
+                "data": dataset.learnt_from,
+                "log_share": dataset.log_share,
+                "method": asdict(method),
+                "seed": seed,
+                "settings": [asdict(settings.quantizer), asdict(settings.generator), settings.reserved],
+                "dynamic_steps": settings.dynamic_steps if method.dynamic else 0,
+                "code": code,
+            }
+            out = home.root / "study" / "chains" / digest(asked)[:16]
+            tasks.append(ChainTask(dataset, name, seed, settings, out, encoder))
+    return tasks
+
+
+def _chain_settings(home: Home, dataset: Dataset) -> ChainSettings:
+    """The home's own models on its own data; a marketplace is as small as the demo and takes that profile's."""
+    study = home.settings.study
+    models: Settings = home.settings if dataset.seed is None else load_settings(home.root / "study", "demo", environ={})
+    quantizer = models.quantizer.model_copy(
+        update={"max_steps": min(models.quantizer.max_steps, study.quantizer_steps)}
+    )
+    generator = EmbeddedConfig(
+        hidden=models.generator.hidden,
+        epochs=min(models.generator.epochs, study.generator_epochs),
+        queries_per_step=models.generator.batch,
+        learning_rate=models.generator.lr,
+    )
+    config = quantizer_config(quantizer, mapped_categories=0)
+    return ChainSettings(config, quantizer.reserved, generator, study.dynamic_steps)
+
+
+def _encoder(home: Home, dataset: Dataset) -> Encoder:
+    encoder = home.settings.encoder
+    states = home.root / "study" / "states" / f"{dataset.path.name}-{encoder.max_tokens}"
+    return Encoder(encoder.name, encoder.max_tokens, states)
+
+
+def _rankings(home: Home, datasets: Sequence[Dataset]) -> list[RankTask]:
+    settings = home.settings.study
+    code = sources("ranker_study") + sources("study_features")
+    tasks = []
+    for name, group in groupby(sorted(datasets, key=lambda d: (d.name, d.seed or 0)), key=lambda d: d.name):
+        worlds = list(group)
+        seeds = tuple(
+            (seed, dataset, tuple((t.method, t.out) for t in _chains(home, dataset) if t.seed == seed))
+            for dataset in worlds
+            for seed in _seeds(home, dataset)
+        )
+        # A marketplace asks what the log knows beyond a strong base; a smaller log, only how much less.
+        real, whole = worlds[0].seed is None, worlds[0].log_share == 1
+        for base in worlds[0].bases if real else worlds[0].bases[-1:]:
+            for ranker in RANKERS if whole else RANKERS[:1]:
+                asked = {
+                    "seeds": [
+                        (seed, data.fingerprint, [out.name for _, out in chains]) for seed, data, chains in seeds
+                    ],
+                    "ranking": [base, ranker, FOLDS, settings.draws, code],
+                }
+                out = home.root / "study" / "rankings" / f"{digest(asked)[:16]}.json"
+                tasks.append(RankTask(name, base, ranker, FOLDS, settings.draws, seeds, out))
+    return tasks
+
+
+def _tables(home: Home, datasets: Sequence[Dataset], rankings: Sequence[RankTask], *, quick: bool) -> StudyTables:
+    scores: list[dict[str, Any]] = []
+    comparisons: list[dict[str, Any]] = []
+    calibration: list[dict[str, Any]] = []
+    for ranking in rankings:
+        body = json.loads(ranking.out.read_text(encoding="utf-8"))
+        scores += body["scores"]
+        comparisons += body["comparisons"]
+        calibration += body["calibration"]
+    quality, provenance = [], []
+    for dataset in datasets:
+        data = StudyData.load(dataset.path)
+        for seed in _seeds(home, dataset):
+            provenance.append(
+                {
+                    "data": dataset.name,
+                    "seed": seed,
+                    "config_hash": digest([asdict(_chain_settings(home, dataset).quantizer)])[:16],
+                    "code_revision": data.provenance["code_revision"],
+                    "tables": data.provenance["tables"],
+                    "items": len(data.item_embeddings),
+                    "queries": len(data.query_embeddings),
+                    "pairs": len(data.pair_query),
+                    "judged_pairs": len(data.grades),
+                    "judged_queries": len(set(data.judged_query.tolist())),
+                }
+            )
+        for task in _chains(home, dataset):
+            quality += [
+                {"data": dataset.name, "variant": task.method, "seed": task.seed} | row._asdict()
+                for row in ChainResult.load(task.out).quality
+            ]
+    notes = ["A quick study: two seeds and short trainings. It shows that the study runs, not what SIDs are worth."]
+    return StudyTables(comparisons, scores, quality, calibration, provenance, notes if quick else [])
