@@ -11,7 +11,8 @@ from typing import Any
 
 from jobs import releases
 from jobs.errors import AuditFailed, DataError
-from jobs.home import Home, write_json
+from jobs.files import write_json
+from jobs.home import Home
 from jobs.plan import Plan
 from schemas.expectations import failures
 from schemas.tables import TABLES

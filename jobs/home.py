@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import subprocess
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobs.settings import Settings, load_settings
 from jobs.storage import Store
@@ -57,14 +56,6 @@ class Home:
             with os.fdopen(descriptor, "w") as handle:
                 handle.write(secrets.token_hex(32))
         return path.read_text(encoding="ascii")
-
-
-def write_json(path: Path, body: Any) -> None:
-    """Write a JSON file of a home so that a reader sees all of it or the one before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".partial")
-    draft.write_text(json.dumps(body, indent=2, sort_keys=True), encoding="utf-8")
-    draft.replace(path)
 
 
 def code_revision() -> str:

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from jobs import releases
 from jobs.errors import DataError
-from jobs.home import Home, write_json
+from jobs.files import write_json
+from jobs.home import Home
 from jobs.partitions import label
 from schemas.fingerprint import check_release, digest, release_id, version_of
 

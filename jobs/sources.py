@@ -13,7 +13,8 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from jobs.errors import DataError
-from jobs.home import Home, write_json
+from jobs.files import write_json
+from jobs.home import Home
 from jobs.partitions import Partition, label
 from pipelines.corpus import colliding_hashes
 from pipelines.fingerprints import as_text, fingerprints
