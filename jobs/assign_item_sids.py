@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 from pyspark.sql import functions as F
 
-from jobs import releases
 from jobs.errors import DataError
 from jobs.home import Home
 from jobs.plan import Plan
@@ -49,8 +48,7 @@ def run(home: Home, plan: Plan) -> None:
         {
             "release": F.lit(plan.release),
             "codebook_version": F.lit(plan.codebook_version),
-            "event_time": F.lit(releases.day_end(plan.date)),
-            "created_time": F.lit(releases.day_end(plan.date)),
+            **{name: F.lit(time) for name, time in plan.times.items()},
         }
     )
     sids.replace(assigned, job=JOB, memo=plan.release)

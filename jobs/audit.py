@@ -11,6 +11,7 @@ from typing import Any
 
 from jobs import releases
 from jobs.errors import AuditFailed, DataError
+from jobs.files import write_json
 from jobs.home import Home
 from jobs.plan import Plan
 from schemas.expectations import failures
@@ -38,10 +39,7 @@ def run(home: Home, plan: Plan) -> None:
             f"Release {plan.release} is not published; {serving['release'] if serving else 'no release'} goes on "
             "serving. Rules broken:\n  " + "\n  ".join(found)
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".partial")
-    draft.write_text(json.dumps(metrics, indent=2, sort_keys=True), encoding="utf-8")
-    draft.replace(path)
+    write_json(path, metrics)
 
 
 def passed(home: Home, release: str) -> dict[str, float]:

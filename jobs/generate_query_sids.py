@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from jobs import releases
 from jobs.generators import load_checked, query_inputs, release_sids
 from jobs.home import Home
 from jobs.plan import Plan
@@ -48,12 +47,10 @@ def run(home: Home, plan: Plan) -> None:
             parts.append(_rows(queries.ids[rows], found.sids, found.codes, found.logps, found.complete))
             advance(begin + len(rows), len(missing))
     whole = pa.concat_tables([part.cast(copied.schema) for part in parts])
-    end = releases.day_end(plan.date)
     constants = {
         "release": pa.scalar(plan.release),
         "generator_version": pa.scalar(plan.generator_version),
-        "event_time": pa.scalar(end, pa.timestamp("us", tz="UTC")),
-        "created_time": pa.scalar(end, pa.timestamp("us", tz="UTC")),
+        **{name: pa.scalar(time, pa.timestamp("us", tz="UTC")) for name, time in plan.times.items()},
     }
     for name, value in constants.items():
         whole = whole.append_column(name, pa.repeat(value, whole.num_rows))

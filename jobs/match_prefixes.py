@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from pyspark.sql import functions as F
 
-from jobs import releases
 from jobs.home import Home
 from jobs.plan import Plan
 from pipelines.prefix_match import match_prefixes, soft_ss, to_match
@@ -33,8 +32,7 @@ def run(home: Home, plan: Plan) -> None:
         {
             "release": F.lit(plan.release),
             "soft_ss": soft_ss(F.col("own_logps"), ss),
-            "event_time": F.lit(releases.day_end(plan.date)),
-            "created_time": F.lit(releases.day_end(plan.date)),
+            **{name: F.lit(time) for name, time in plan.times.items()},
         }
     )
     target.replace(features, job=JOB, memo=plan.release)

@@ -11,10 +11,11 @@ import datetime as dt
 import json
 import logging
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jobs import releases
 from jobs.errors import DataError
+from jobs.files import write_json
 from jobs.home import Home
 from jobs.partitions import label
 from schemas.fingerprint import check_release, digest, release_id, version_of
@@ -50,6 +51,14 @@ class Plan:
     def date(self) -> dt.date:
         """The as-of date."""
         return dt.date.fromisoformat(self.as_of_date)
+
+    @property
+    def times(self) -> dict[str, dt.datetime]:
+        """The columns `event_time` and `created_time` of this release's rows: the end of the as-of day, UTC.
+
+        Never the wall clock, so that computing rows again gives the same rows.
+        """
+        return dict.fromkeys(("event_time", "created_time"), releases.day_end(self.date))
 
 
 def make_plan(home: Home, date: dt.date | None = None, *, refit: bool = False) -> Plan:
@@ -106,9 +115,9 @@ def make_plan(home: Home, date: dt.date | None = None, *, refit: bool = False) -
         parent_generator=warm.generator,
         config_hash=settings.config_hash(),
     )
-    _write(home.plan_file(plan.release), dataclasses.asdict(plan))
+    write_json(home.plan_file(plan.release), dataclasses.asdict(plan))
     if refit:
-        _write(_pending(home), {"as_of_date": str(as_of), "inputs": inputs, "parent": plan.parent})
+        write_json(_pending(home), {"as_of_date": str(as_of), "inputs": inputs, "parent": plan.parent})
     return plan
 
 
@@ -203,10 +212,3 @@ def _resumed_parent(
 
 def _pending(home: Home) -> Path:
     return home.root / "plans" / "refit-in-progress.json"
-
-
-def _write(path: Path, body: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".partial")
-    draft.write_text(json.dumps(body, indent=2, sort_keys=True), encoding="utf-8")
-    draft.replace(path)

@@ -30,8 +30,7 @@ def run(home: Home, plan: Plan, *, again: bool = False) -> None:
         "code_revision": code_revision(),
         "config_hash": plan.config_hash,
         "metrics": list(passed(home, plan.release).items()),
-        "event_time": releases.day_end(plan.date),
-        "created_time": releases.day_end(plan.date),
+        **plan.times,
     }
     seen = int(rows[-1]["sequence"]) if rows and again else plan.seen
     if releases.publish(home.store, row, seen=seen, again=again):

@@ -13,6 +13,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from jobs.errors import DataError
+from jobs.files import write_json
 from jobs.home import Home
 from jobs.partitions import Partition, label
 from pipelines.corpus import colliding_hashes
@@ -38,8 +39,7 @@ def claim(home: Home, source: str, *, replace: bool) -> None:
         )
     if replace:
         _empty(home)
-    home.root.mkdir(parents=True, exist_ok=True)
-    (home.root / MARKER).write_text(json.dumps({"source": source}), encoding="utf-8")
+    write_json(home.root / MARKER, {"source": source})
 
 
 def marketplace(home: Home) -> str | None:
