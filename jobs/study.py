@@ -10,6 +10,7 @@ import json
 import logging
 import multiprocessing
 import os
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -96,7 +97,8 @@ def _wait(what: str, futures: Sequence[Future[None]]) -> None:
 def _datasets(home: Home, *, quick: bool) -> Iterator[Dataset]:
     """The home's own judgments, then every marketplace, the last of them also with smaller logs."""
     plan = load_plan(home, views.current_release(home))
-    name = (marketplace(home) or "home").partition(":")[0]
+    # `icecat`, `esci` of `esci-us`, `simulated` of `simulated:1`.
+    name = re.split("[:-]", marketplace(home) or "home")[0]
     data = study_data(home, plan, name=name, seed=None)
     path = home.root / "study" / "data" / f"{name}-{data.fingerprint()}"
     if not (path / "manifest.json").is_file():

@@ -85,6 +85,7 @@ def test_only_these_jobs_name_the_judgments_and_only_these_their_grades():
     assert naming == {
         "import_source",
         "simulate",
+        "study_worlds",  # adds true grades of a world's held-out queries, and reads none
         "embed_queries",
         "generate_query_sids",
         "score_pairs",
