@@ -30,14 +30,17 @@ def environment(home: Path, port: int) -> dict[str, str]:
         "AIRFLOW__API__PORT": str(port),
         "AIRFLOW__API__BASE_URL": f"http://{HOST}:{port}",
         "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(64),
-        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_HOST": HOST,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "DSIRM_HOME": os.environ.get("DSIRM_HOME", str(DAGS.parent / ".demo")),
     }
 
 
 def main() -> int:
-    """Start, wait, and end every child: `airflow standalone` leaves some behind after SIGTERM."""
+    """Start the four parts of Airflow, wait, and end every child.
+
+    Not `airflow standalone`: its log servers listen on every interface, and it leaves children behind after SIGTERM.
+    Logs are read from the disk they are written to, so no log server is needed.
+    """
     home = Path(os.environ.get("AIRFLOW_HOME", DAGS.parent / ".airflow"))
     port = int(os.environ.get("AIRFLOW_PORT", "8080"))
     home.mkdir(parents=True, exist_ok=True)
@@ -48,18 +51,30 @@ def main() -> int:
     subprocess.run([airflow, "dags", "reserialize"], env=env, check=True)
     sys.stdout.write(f"Airflow: http://{HOST}:{port} (Ctrl-C ends it)\n")
     sys.stdout.flush()
-    server = subprocess.Popen([airflow, "standalone"], env=env, start_new_session=True)
+    parts = [
+        subprocess.Popen([airflow, *words], env=env, start_new_session=True)
+        for words in (
+            ("api-server", "--host", HOST, "--port", str(port)),
+            ("scheduler", "--skip-serve-logs"),
+            ("dag-processor",),
+            ("triggerer", "--skip-serve-logs"),
+        )
+    ]
 
     def stop(*_: object) -> None:
-        os.killpg(server.pid, signal.SIGTERM)
+        for part in parts:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(part.pid, signal.SIGTERM)
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     try:
-        server.wait()
+        for part in parts:
+            part.wait()
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
+        for part in parts:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(part.pid, signal.SIGKILL)
     return 0
 
 
