@@ -21,6 +21,9 @@ from torch import Tensor
 from dsirm_models.sid_index import SidIndex
 from schemas.sids import LEVELS, MAX_CODE, shift_for
 
+LOGP_FLOOR = -20.0
+"""What a ranker reads in place of a lower log-probability, or of none."""
+
 State = TypeVar("State")
 
 

@@ -16,7 +16,8 @@ import importlib.util
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -152,29 +153,16 @@ class TextEncoder:
             EncoderError: a vector is not finite or has no direction.
 
         """
-        import torch
-
         for row, text in enumerate(texts):
             if not isinstance(text, str):
                 raise TypeError(f"Only strings can be encoded; entry {row} is {type(text).__name__}.")
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
         if not len(texts):
             return vectors
-        tokens: list[list[int]] = self._tokenizer(
-            list(texts), truncation=True, max_length=self._max_tokens, return_attention_mask=False
-        )["input_ids"]
-        # Neighbours of equal length need no padding; the stable sort keeps a repeated call on the same texts identical.
-        order = np.argsort(np.array([len(ids) for ids in tokens]), kind="stable")
-        threads_before = torch.get_num_threads()
-        if self._threads is not None:
-            torch.set_num_threads(self._threads)
-        try:
-            with torch.inference_mode():
-                for start in range(0, len(order), self._batch_size):
-                    rows = order[start : start + self._batch_size]
-                    vectors[rows] = self._forward([tokens[row] for row in rows]).numpy()
-        finally:
-            torch.set_num_threads(threads_before)
+        tokens = self._tokenize(texts)
+        with self._inference():
+            for rows in self._batches(tokens):
+                vectors[rows] = self._forward([tokens[row] for row in rows]).numpy()
         norms = np.linalg.norm(vectors, axis=1)
         bad = np.flatnonzero(~(np.abs(norms - 1.0) < 1e-3))
         if len(bad):
@@ -183,6 +171,35 @@ class TextEncoder:
                 f"the first belongs to entry {bad[0]}: {texts[bad[0]][:80]!r}. Nothing was returned."
             )
         return vectors
+
+    def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        ids: list[list[int]] = self._tokenizer(
+            list(texts), truncation=True, max_length=self._max_tokens, return_attention_mask=False
+        )["input_ids"]
+        return ids
+
+    def _batches(self, tokens: list[list[int]]) -> Iterator[NDArray[np.int64]]:
+        """Rows of one forward pass after the other.
+
+        Neighbours of equal length need no padding; the stable sort keeps a repeated call on the same texts identical.
+        """
+        order = np.argsort(np.array([len(ids) for ids in tokens]), kind="stable")
+        for start in range(0, len(order), self._batch_size):
+            yield order[start : start + self._batch_size]
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        """Without gradients, on the encoder's own number of threads."""
+        import torch
+
+        threads_before = torch.get_num_threads()
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            torch.set_num_threads(threads_before)
 
     def _forward(self, tokens: list[list[int]]) -> Tensor:
         """Token ids of one batch -> unit vectors (B, D): mean over the real tokens, then L2."""
@@ -221,18 +238,12 @@ class TextEncoder:
 
         Half precision: these are kept for every text of a catalogue, and only to be tuned on.
         """
-        import torch
-
-        tokens: list[list[int]] = self._tokenizer(
-            list(texts), truncation=True, max_length=self._max_tokens, return_attention_mask=False
-        )["input_ids"]
+        tokens = self._tokenize(texts)
         lengths = np.array([len(ids) for ids in tokens], dtype=np.int64)
         starts = np.concatenate([[0], np.cumsum(lengths)])
         values = np.empty((int(starts[-1]), self.dimension), dtype=np.float16)
-        order = np.argsort(lengths, kind="stable")
-        with torch.inference_mode():
-            for begin in range(0, len(order), self._batch_size):
-                rows = order[begin : begin + self._batch_size]
+        with self._inference():
+            for rows in self._batches(tokens):
                 ids, mask = self._padded([tokens[row] for row in rows])
                 found = self._model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[-2]
                 for at, row in enumerate(rows):

@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from dsirm_models.ranker import GRADES, RankerConfig, train_ranker
 
-SS = np.array([0.0, 0.0, 0.25, 0.5, 1.0])
-"""Value of a match depth for `lr` and `gbdt`, by depth + 1: no SID counts as no match."""
+SS = (0.0, 0.25, 0.5, 1.0)
+"""The paper's score of a match depth 0..3."""
 
 
 class VariantFeatures(NamedTuple):
@@ -142,4 +142,5 @@ def _matrix(features: VariantFeatures) -> NDArray[np.float64]:
     dense = np.asarray(features.dense, dtype=np.float64)
     if features.ss_depth is None:
         return dense
-    return np.column_stack([dense, SS[features.ss_depth + 1]])
+    # -1: no SID counts as no match.
+    return np.column_stack([dense, np.asarray(SS)[np.maximum(features.ss_depth, 0)]])

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dsirm_models.artifacts import read_artifact, write_artifact
 from dsirm_models.assign import assign_codes
-from dsirm_models.beam import beam_search, score_sids
+from dsirm_models.beam import LOGP_FLOOR, beam_search, score_sids
 from dsirm_models.dynamic_encoder import TokenStates, tune_top
 from dsirm_models.embedded_generator import EmbeddedGenerator
 from dsirm_models.encoder import TextEncoder
@@ -35,7 +35,6 @@ from schemas.sids import LEVELS, shift_for
 
 KIND = "study-chain"
 BEAMS = (1, 5, 20)
-LOGP_FLOOR = -20.0
 RANDOM_PAIRS = 100_000
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dsirm_models.ranker_study import NONE, World
-from dsirm_models.rankers import VariantFeatures, null_control
+from dsirm_models.rankers import SS, VariantFeatures, null_control
 from dsirm_models.study_chain import BEAMS, ChainResult
 from dsirm_models.study_data import StudyData
 
@@ -17,7 +17,6 @@ BASES: Mapping[str, tuple[str, ...]] = {
     "cosine+bm25": ("text_cosine", "bm25"),
     "cosine+bm25+category": ("text_cosine", "bm25", "category_gap", "category_nearest", "category_known"),
 }
-SS = (0.0, 0.25, 0.5, 1.0)
 NULL = "null"
 BEST = "dsirm"
 TUNE_ON = (NONE, BEST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +36,12 @@ def find(ascending: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.
     place = np.minimum(np.searchsorted(ascending, wanted), len(ascending) - 1)
     found: NDArray[np.int64] = np.where(ascending[place] == wanted, place, -1)
     return found
+
+
+def numbered(values: Sequence[str | None], names: Sequence[str]) -> NDArray[np.int64]:
+    """The place of each value among distinct names, -1 where it is not one of them."""
+    place = {name: at for at, name in enumerate(names)}
+    return np.array([-1 if value is None else place.get(value, -1) for value in values], dtype=np.int64)
 
 
 def matrix(vectors: pa.ChunkedArray, table: str) -> NDArray[np.float32]:

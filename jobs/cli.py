@@ -248,11 +248,11 @@ def main() -> None:
     # Threads that spin while they wait starve Spark on a small machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _configure_logging()
-    from jobs.errors import EXIT_DATA, EXIT_TRANSIENT, ConcurrentWrite, DataError, WorkerLost
+    from jobs.errors import EXIT_DATA, EXIT_TRANSIENT, DataError, TransientError
 
     try:
         app()
-    except (ConcurrentWrite, WorkerLost) as error:
+    except TransientError as error:
         _fail(str(error), EXIT_TRANSIENT)
     except DataError as error:
         _fail(str(error), EXIT_DATA)

@@ -15,9 +15,13 @@ class AuditFailed(DataError):
     """A gate refused the release; what was published before goes on serving. Exit code 65."""
 
 
-class ConcurrentWrite(Exception):
-    """Another run changed the same partition meanwhile; nothing was written. Trying again is right. Exit code 1."""
+class TransientError(Exception):
+    """Something that trying again may mend; nothing half-done is left behind. Exit code 1."""
 
 
-class WorkerLost(Exception):
-    """A process of the study died; what was finished is kept. Trying again may be right. Exit code 1."""
+class ConcurrentWrite(TransientError):
+    """Another run changed the same partition meanwhile; nothing was written. Trying again is right."""
+
+
+class WorkerLost(TransientError):
+    """A process of the study died; what was finished is kept."""

@@ -1,4 +1,4 @@
-"""JSON files that are there whole or not at all."""
+"""Files and artifacts that are there whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,3 +13,8 @@ def write_json(path: Path, body: Any) -> None:
     draft = path.with_suffix(".partial")
     draft.write_text(json.dumps(body, indent=2, sort_keys=True), encoding="utf-8")
     draft.replace(path)
+
+
+def is_whole(artifact: Path) -> bool:
+    """Whether a model or another artifact was written to its end: the manifest comes last."""
+    return (artifact / "manifest.json").is_file()

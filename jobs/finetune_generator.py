@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jobs.errors import DataError
+from jobs.files import is_whole
 from jobs.generators import codebook_sizes, device, query_inputs, release_sids, sid_of
 from jobs.home import Home
 from jobs.plan import Plan
@@ -25,7 +26,7 @@ JOB = "finetune-generator"
 def run(home: Home, plan: Plan) -> None:
     """Train, unless the plan uses existing models or this version is there already."""
     directory = home.artifact("generator", plan.generator_version)
-    if not plan.fit or (directory / "manifest.json").is_file():
+    if not plan.fit or is_whole(directory):
         return
     from dsirm_models.generator_data import EmbeddedData, TextData
     from dsirm_models.sid_index import SidIndex

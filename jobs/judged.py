@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from jobs.arrays import Items, find, load_items, load_vectors
+from jobs.arrays import Items, Vectors, find, load_items, load_vectors, numbered
 from jobs.errors import DataError
 from jobs.home import Home
 from jobs.plan import Plan
@@ -37,9 +37,6 @@ class Judged(NamedTuple):
     """(N,) 0..3, -1 where query or item has no SID."""
     soft: NDArray[np.float32]
     """(N, 4) soft ss, then the floored log-probability of the item's own SID per level; 0 and the floor without SID."""
-
-
-LOGP_FLOOR = -20.0
 
 
 class Labels(NamedTuple):
@@ -86,12 +83,14 @@ def load_judged(home: Home, plan: Plan) -> Judged | None:
         DataError: a judged pair is not in prefix_match_features: the judgments changed since the release was made.
 
     """
+    from dsirm_models.beam import LOGP_FLOOR
+
     items = load_items(home, plan)
     labels = load_labels(home, items)
     if labels is None:
         return None
     matched = _features(home, plan, labels.rows)
-    dense, names = load_dense(home, plan, items, labels)
+    dense, names = load_dense(home, plan, items, labels, load_vectors(home, plan, "query_embeddings"))
     known = matched["has_query_sid"].to_numpy(zero_copy_only=False) & matched["has_item_sid"].to_numpy(
         zero_copy_only=False
     )
@@ -128,11 +127,12 @@ def _features(home: Home, plan: Plan, final: pa.Table) -> pa.Table:
     return labelled.take(pa.array([place[key] for key in wanted], pa.int64()))
 
 
-def load_dense(home: Home, plan: Plan, items: Items, labels: Labels) -> tuple[NDArray[np.float32], tuple[str, ...]]:
-    """Features of the judged pairs that know nothing of SIDs: (N, F) and their names."""
+def load_dense(
+    home: Home, plan: Plan, items: Items, labels: Labels, vectors: Vectors
+) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    """Features of the judged pairs that know nothing of SIDs: (N, F) and their names; `vectors` are the queries'."""
     from dsirm_models.text_features import Bm25, dense_features
 
-    vectors = load_vectors(home, plan, "query_embeddings")
     clicks = home.store.read_arrow("pairs", {"as_of_date": plan.date}, columns=["item_hash", "clicks"])
     totals = clicks.group_by("item_hash").aggregate([("clicks", "sum")])
     popularity = np.zeros(len(items.hashes), dtype=np.float64)
@@ -157,5 +157,4 @@ def category_numbers(items: Items) -> NDArray[np.int64]:
     """(I,) numbers of the items' categories from the largest, as `category_map` orders them; -1 where unknown."""
     from dsirm_models.category_map import map_categories
 
-    code = {name: at for at, name in enumerate(map_categories(items.categories, room=len(items.categories)))}
-    return np.array([code.get(name or "", -1) for name in items.categories], dtype=np.int64)
+    return numbered(items.categories, map_categories(items.categories, room=len(items.categories)))

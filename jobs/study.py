@@ -7,7 +7,6 @@ Reads what a night reads, as of the current release. Writes HOME/study: data set
 from __future__ import annotations
 
 import json
-import logging
 import multiprocessing
 import os
 import re
@@ -17,14 +16,15 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dsirm_models.study_chain import METHODS, ChainResult, ChainSettings
-from dsirm_models.study_data import StudyData
+from dsirm_models.study_data import StudyData, smaller_log
 from dsirm_models.study_features import BASES, has_base
 from dsirm_models.train_embedded_generator import EmbeddedConfig
 from jobs import views
 from jobs.errors import WorkerLost
+from jobs.files import is_whole
 from jobs.home import Home
 from jobs.plan import load_plan
 from jobs.progress import progress
@@ -32,7 +32,7 @@ from jobs.settings import Settings, load_settings
 from jobs.sources import marketplace
 from jobs.study_data import study_data
 from jobs.study_report import StudyTables, write_report
-from jobs.study_work import ChainTask, Dataset, Encoder, RankTask, learn, rank, sources, token_states
+from jobs.study_work import ChainTask, Dataset, Encoder, RankTask, learn, rank, source_hash, token_states
 from jobs.study_worlds import marketplaces, name_of
 from jobs.train_quantizer import quantizer_config
 from schemas.fingerprint import digest
@@ -41,7 +41,15 @@ JOB = "study"
 RANKERS = ("mlp", "lr", "gbdt")
 FOLDS = 5
 QUICK = {"seeds": 2, "draws": 1000, "quantizer_steps": 150, "generator_epochs": 2, "dynamic_steps": 5}
-log = logging.getLogger(__name__)
+
+
+class Studied(NamedTuple):
+    """A data set, its seeds, and one chain per seed and method."""
+
+    data: Dataset
+    seeds: Sequence[int]
+    settings: ChainSettings
+    chains: list[ChainTask]
 
 
 def run(home: Home, *, quick: bool = False) -> dict[str, Any]:
@@ -58,22 +66,23 @@ def run(home: Home, *, quick: bool = False) -> dict[str, Any]:
         study = home.settings.study.model_copy(update=QUICK)
         home.settings = home.settings.model_copy(update={"study": study})
     workers = home.settings.study.workers or os.cpu_count() or 1
-    datasets: list[Dataset] = []
+    studied: list[Studied] = []
     # Spawned, not forked: a fork of a process that holds a JVM and its threads may hang.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         begun: list[Future[None]] = []
         # Chains of one data set are learnt while Spark makes the next.
         for dataset in _datasets(home, quick=quick):
-            datasets.append(dataset)
+            found = _chains(home, dataset)
+            studied.append(found)
             if dataset.log_share == 1:
                 begun.append(pool.submit(token_states, dataset, _encoder(home, dataset)))
-            begun += [pool.submit(learn, task) for task in _chains(home, dataset) if not METHODS[task.method].dynamic]
+            begun += [pool.submit(learn, task) for task in found.chains if not METHODS[task.method].dynamic]
         _wait("Learning chains", begun)
-        tuned = [task for dataset in datasets for task in _chains(home, dataset) if METHODS[task.method].dynamic]
+        tuned = [task for found in studied for task in found.chains if METHODS[task.method].dynamic]
         _wait("Learning chains with a tuned encoder", [pool.submit(learn, task) for task in tuned])
-        rankings = _rankings(home, datasets)
+        rankings = _rankings(home, studied)
         _wait("Ranking", [pool.submit(rank, task) for task in rankings])
-    files = write_report(home.root / "study", _tables(home, datasets, rankings, quick=quick))
+    files = write_report(home.root / "study", _tables(studied, rankings, quick=quick))
     results = json.loads(files["results.json"].read_text(encoding="utf-8"))
     return {"files": {name: str(path) for name, path in files.items()}, "comparisons": results}
 
@@ -100,36 +109,45 @@ def _datasets(home: Home, *, quick: bool) -> Iterator[Dataset]:
     # `icecat`, `esci` of `esci-us`, `simulated` of `simulated:1`.
     name = re.split("[:-]", marketplace(home) or "home")[0]
     data = study_data(home, plan, name=name, seed=None)
-    path = home.root / "study" / "data" / f"{name}-{data.fingerprint()}"
-    if not (path / "manifest.json").is_file():
-        data.save(path)
-    yield _dataset(path)
+    own = home.root / "study" / "data" / f"{name}-{data.fingerprint()}"
+    if not is_whole(own):
+        data.save(own)
+    yield _dataset(own, data)
     if quick:
         return
     settings = home.settings.study
-    for name, _, path in marketplaces(home):
-        whole = _dataset(path)
+    for path in marketplaces(home):
+        data = StudyData.load(path)
+        whole = _dataset(path, data)
         yield whole
-        if settings.shares and name == name_of(settings.shares[-1]):
+        if settings.shares and data.name == name_of(settings.shares[-1]):
             for share in settings.log_shares:
-                yield whole._replace(name=f"{name}@{round(100 * share)}%", log_share=share)
+                smaller = smaller_log(data, share, seed=data.seed or 0)
+                facts = whole.facts | {"pairs": len(smaller.pair_query)}
+                yield whole._replace(name=smaller.name, log_share=share, facts=facts)
 
 
-def _dataset(path: Path) -> Dataset:
-    data = StudyData.load(path)
+def _dataset(path: Path, data: StudyData) -> Dataset:
     bases = tuple(base for base in BASES if has_base(data, base))
-    return Dataset(data.name, path, data.seed, data.fingerprint(), data.unjudged().fingerprint(), bases)
+    facts = {
+        "code_revision": data.provenance["code_revision"],
+        "tables": data.provenance["tables"],
+        "items": len(data.item_embeddings),
+        "queries": len(data.query_embeddings),
+        "pairs": len(data.pair_query),
+        "judged_pairs": len(data.grades),
+        "judged_queries": len(set(data.judged_query.tolist())),
+    }
+    return Dataset(data.name, path, data.seed, data.fingerprint(), data.unjudged().fingerprint(), bases, facts)
 
 
-def _seeds(home: Home, dataset: Dataset) -> Sequence[int]:
-    return range(1, home.settings.study.seeds + 1) if dataset.seed is None else (dataset.seed,)
-
-
-def _chains(home: Home, dataset: Dataset) -> list[ChainTask]:
+def _chains(home: Home, dataset: Dataset) -> Studied:
+    """What is to be learnt on a data set: real data under every seed, a world under its own."""
     settings, encoder = _chain_settings(home, dataset), _encoder(home, dataset)
-    code = sources("study_chain")
+    seeds = range(1, home.settings.study.seeds + 1) if dataset.seed is None else (dataset.seed,)
+    code = source_hash("study_chain")
     tasks = []
-    for seed in _seeds(home, dataset):
+    for seed in seeds:
         for name, method in METHODS.items():
             if method.dynamic and dataset.log_share < 1:
                 continue
@@ -144,7 +162,7 @@ def _chains(home: Home, dataset: Dataset) -> list[ChainTask]:
             }
             out = home.root / "study" / "chains" / digest(asked)[:16]
             tasks.append(ChainTask(dataset, name, seed, settings, out, encoder))
-    return tasks
+    return Studied(dataset, seeds, settings, tasks)
 
 
 def _chain_settings(home: Home, dataset: Dataset) -> ChainSettings:
@@ -170,21 +188,21 @@ def _encoder(home: Home, dataset: Dataset) -> Encoder:
     return Encoder(encoder.name, encoder.max_tokens, states)
 
 
-def _rankings(home: Home, datasets: Sequence[Dataset]) -> list[RankTask]:
+def _rankings(home: Home, studied: Sequence[Studied]) -> list[RankTask]:
     settings = home.settings.study
-    code = sources("ranker_study") + sources("study_features")
+    code = source_hash("study_features")
     tasks = []
-    for name, group in groupby(sorted(datasets, key=lambda d: (d.name, d.seed or 0)), key=lambda d: d.name):
+    for name, group in groupby(sorted(studied, key=_place), key=lambda found: found.data.name):
         worlds = list(group)
         seeds = tuple(
-            (seed, dataset, tuple((t.method, t.out) for t in _chains(home, dataset) if t.seed == seed))
-            for dataset in worlds
-            for seed in _seeds(home, dataset)
+            (seed, found.data, tuple((task.method, task.out) for task in found.chains if task.seed == seed))
+            for found in worlds
+            for seed in found.seeds
         )
+        first = worlds[0].data
         # A marketplace asks what the log knows beyond a strong base; a smaller log, only how much less.
-        real, whole = worlds[0].seed is None, worlds[0].log_share == 1
-        for base in worlds[0].bases if real else worlds[0].bases[-1:]:
-            for ranker in RANKERS if whole else RANKERS[:1]:
+        for base in first.bases if first.seed is None else first.bases[-1:]:
+            for ranker in RANKERS if first.log_share == 1 else RANKERS[:1]:
                 asked = {
                     "seeds": [
                         (seed, data.fingerprint, [out.name for _, out in chains]) for seed, data, chains in seeds
@@ -196,37 +214,22 @@ def _rankings(home: Home, datasets: Sequence[Dataset]) -> list[RankTask]:
     return tasks
 
 
-def _tables(home: Home, datasets: Sequence[Dataset], rankings: Sequence[RankTask], *, quick: bool) -> StudyTables:
-    scores: list[dict[str, Any]] = []
-    comparisons: list[dict[str, Any]] = []
-    calibration: list[dict[str, Any]] = []
-    for ranking in rankings:
-        body = json.loads(ranking.out.read_text(encoding="utf-8"))
-        scores += body["scores"]
-        comparisons += body["comparisons"]
-        calibration += body["calibration"]
-    quality, provenance = [], []
-    for dataset in datasets:
-        data = StudyData.load(dataset.path)
-        for seed in _seeds(home, dataset):
-            provenance.append(
-                {
-                    "data": dataset.name,
-                    "seed": seed,
-                    "config_hash": digest([asdict(_chain_settings(home, dataset).quantizer)])[:16],
-                    "code_revision": data.provenance["code_revision"],
-                    "tables": data.provenance["tables"],
-                    "items": len(data.item_embeddings),
-                    "queries": len(data.query_embeddings),
-                    "pairs": len(data.pair_query),
-                    "judged_pairs": len(data.grades),
-                    "judged_queries": len(set(data.judged_query.tolist())),
-                }
-            )
-        for task in _chains(home, dataset):
-            quality += [
-                {"data": dataset.name, "variant": task.method, "seed": task.seed} | row._asdict()
-                for row in ChainResult.load(task.out).quality
-            ]
+def _place(found: Studied) -> tuple[str, int]:
+    return found.data.name, found.data.seed or 0
+
+
+def _tables(studied: Sequence[Studied], rankings: Sequence[RankTask], *, quick: bool) -> StudyTables:
+    bodies = [json.loads(ranking.out.read_text(encoding="utf-8")) for ranking in rankings]
+    scores, comparisons, calibration = (
+        [row for body in bodies for row in body[part]] for part in ("scores", "comparisons", "calibration")
+    )
+    quality: list[dict[str, Any]] = []
+    provenance: list[dict[str, Any]] = []
+    for found in studied:
+        of_data = {"data": found.data.name, "config_hash": digest([asdict(found.settings.quantizer)])[:16]}
+        provenance += [of_data | {"seed": seed} | found.data.facts for seed in found.seeds]
+        for task in found.chains:
+            of_chain = {"data": found.data.name, "variant": task.method, "seed": task.seed}
+            quality += [of_chain | row._asdict() for row in ChainResult.load(task.out).quality]
     notes = ["A quick study: two seeds and short trainings. It shows that the study runs, not what SIDs are worth."]
     return StudyTables(comparisons, scores, quality, calibration, provenance, notes if quick else [])

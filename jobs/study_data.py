@@ -6,13 +6,15 @@ Reads pairs, queries, catalog, both embeddings tables and the judgments, grades 
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from dsirm_models.study_data import TEST, TRAIN, VALID, StudyData
 from dsirm_models.text_features import category_centroids
-from jobs.arrays import Items, find, load_items, load_vectors
+from jobs.arrays import Items, find, load_items, load_vectors, numbered
 from jobs.errors import DataError
 from jobs.evaluate import words_of
 from jobs.home import Home, code_revision
@@ -50,8 +52,8 @@ def study_data(home: Home, plan: Plan, *, name: str, seed: int | None) -> StudyD
     texts = dict(zip(queries["query_id"].to_pylist(), queries["query"].to_pylist(), strict=True))
     texts |= dict(zip(labels.distinct.tolist(), labels.queries, strict=True))
     category = category_numbers(items)
-    attributes, attribute_names = _attributes(home, items)
-    dense, dense_names = load_dense(home, plan, items, labels)
+    attributes, attribute_names = _attributes(home)
+    dense, dense_names = load_dense(home, plan, items, labels, vectors)
     return StudyData(
         name=name,
         seed=seed,
@@ -103,24 +105,19 @@ def _slices(
     return {name: [values[row] for row in labels.query_row] for name, values in of_query.items()}
 
 
-def _attributes(home: Home, items: Items) -> tuple[NDArray[np.int32], list[str]]:
-    """Brand and the commonest attributes as numbers (I, A), -1 where the item has none."""
+def _attributes(home: Home) -> tuple[NDArray[np.int32], list[str]]:
+    """Brand and the commonest attributes as numbers (I, A), -1 where one is missing; rows as `load_items` has them."""
     catalog = home.store.read_arrow("catalog", columns=["item_hash", "brand", "attributes"]).sort_by("item_hash")
-    catalog = catalog.filter(pa.array(find(items.hashes, catalog["item_hash"].to_numpy()) >= 0))
     attributes = [dict(entry) for entry in catalog["attributes"].to_pylist()]
     columns: dict[str, list[str | None]] = {"brand": catalog["brand"].to_pylist()}
-    counts: dict[str, int] = {}
-    for entry in attributes:
-        for key in entry:
-            counts[key] = counts.get(key, 0) + 1
+    counts = Counter(key for entry in attributes for key in entry)
     for key in sorted(counts, key=lambda key: (-counts[key], key)):
         if len(columns) > ATTRIBUTES:
             break
         values = [entry.get(key) for entry in attributes]
         if 2 <= len(set(values) - {None}) <= MOST_VALUES:
             columns[key] = values
-    numbers = []
-    for values in columns.values():
-        number = {value: at for at, value in enumerate(sorted(set(values) - {None}, key=str))}
-        numbers.append([number.get(value, -1) for value in values])
+    numbers = [
+        numbered(values, sorted({value for value in values if value is not None})) for values in columns.values()
+    ]
     return np.array(numbers, dtype=np.int32).T, list(columns)

@@ -93,6 +93,11 @@ def signed(value: float | None) -> str:
     return UNDEFINED if value is None else f"{value:+z.2f}".replace("-", "−")
 
 
+def bracketed(middle: float | None, low: float | None, high: float | None) -> str:
+    """A difference with its interval: `+1.54 [+0.20, +2.90]`."""
+    return f"{signed(middle)} [{signed(low)}, {signed(high)}]"
+
+
 def verdict(low: float | None, high: float | None) -> str:
     """What an interval says of zero."""
     if low is None or high is None:
@@ -189,7 +194,7 @@ def _forest(caption: str, rows: Sequence[Interval]) -> str:
     values = [value for row in rows for value in row[1:] if value is not None]
     low, high, place = _scale([0.0, *values], _LEFT, _RIGHT)
     bottom = _ROW * len(rows)
-    said = "; ".join(f"{row.label} {_value(row)}, {verdict(row.low, row.high)}" for row in rows)
+    said = "; ".join(f"{row.label} {bracketed(*row[1:])}, {verdict(row.low, row.high)}" for row in rows)
     parts = [
         f'<svg class="forest" role="img" width="100%" height="{bottom + 24}" '
         f'aria-label="{escape(f"{caption}: {said}")}">'
@@ -206,7 +211,9 @@ def _forest(caption: str, rows: Sequence[Interval]) -> str:
         parts.append(f'<svg y="{_ROW * at}" width="{_LEFT - 1}%" height="{_ROW}">')
         parts.append(f'<text y="{14 if note else 20}">{escape(name)}</text>')
         parts.append(f'<text class="tick" y="27">{escape(note)}</text></svg>' if note else "</svg>")
-        parts.append(f'<g class="{_kind(row.low, row.high)}"><title>{escape(f"{row.label}: {_value(row)}")}</title>')
+        parts.append(
+            f'<g class="{_kind(row.low, row.high)}"><title>{escape(f"{row.label}: {bracketed(*row[1:])}")}</title>'
+        )
         if row.low is not None and row.high is not None:
             parts.append(f'<line x1="{place(row.low):.2f}%" x2="{place(row.high):.2f}%" y1="{y}" y2="{y}"/>')
         if row.middle is not None:
@@ -222,10 +229,6 @@ def _number(value: float) -> str:
 
 def _kind(low: float | None, high: float | None) -> str:
     return verdict(low, high).split()[0]
-
-
-def _value(row: Interval) -> str:
-    return f"{signed(row.middle)} [{signed(row.low)}, {signed(row.high)}]"
 
 
 def _panels(block: Panels) -> str:

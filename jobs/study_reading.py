@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from jobs.study_page import signed, verdict
+from jobs.study_page import bracketed, signed, verdict
 
 Row = dict[str, Any]
 METRICS = ("auc", "auc_query", "ndcg10", "precision", "recall")
@@ -128,8 +128,7 @@ def variant_label(name: str) -> str:
 
 def interval(row: Row) -> str:
     """`+1.54 [+0.20, +2.90]`, in points."""
-    middle, low, high = in_points(row)
-    return f"{signed(middle)} [{signed(low)}, {signed(high)}]"
+    return bracketed(*in_points(row))
 
 
 def in_points(row: Row) -> tuple[float | None, float | None, float | None]:
@@ -153,6 +152,7 @@ class Study:
         self._cells = sorted(cells, key=lambda c: (rank(c.ranker, _RANKERS), rank(c.base, _BASES)))
         data = {parse_data(cell.data) for cell in cells}
         self.data = sorted(data, key=lambda d: (rank(d.stem, _STEMS), d.share or 0, -d.log, d.name))
+        self.whole = [found for found in self.data if found.log == 100]
 
     def cells(self, data: str) -> list[Cell]:
         """Every ranker and base of a data set, the primary one first."""
@@ -191,8 +191,7 @@ def _cell(row: Row) -> Cell:
 
 def answer(study: Study) -> str:
     """One paragraph: what DSIRM adds on each data set, and whether the null control stays at zero."""
-    whole = [data for data in study.data if data.log == 100]
-    gains = [(data, row) for data in whole if (row := study.compared(study.primary(data)))]
+    gains = [(data, row) for data in study.whole if (row := study.compared(study.primary(data)))]
     if not gains:
         return "The study compares DSIRM with a ranker without semantic IDs on no whole log."
     (first, row), *others = gains
@@ -204,14 +203,13 @@ def answer(study: Study) -> str:
     said += [f"On {data.label} it is {_middle(row)} ({_ends(row)}): {reading(row)}." for data, row in others]
     if any(data.share is not None for data, _ in gains):
         said.append("(The percentage says how much of what shoppers go by is in the log and in no text.)")
-    nulls = [(data, row) for data in whole if (row := study.compared(study.primary(data), NULL))]
+    nulls = [(data, row) for data in study.whole if (row := study.compared(study.primary(data), NULL))]
     return " ".join([*said, *_null_sentences(nulls)])
 
 
 def findings(study: Study) -> list[tuple[str, str]]:
     """What to say below the answer, by subject: curves over shares and logs, and what holds on which data set."""
-    whole = [data for data in study.data if data.log == 100]
-    return [*((f"{title}.", sentence) for title, sentence, _ in curves(study)), *_group_sentences(study, whole)]
+    return [*((f"{title}.", sentence) for title, sentence, _ in curves(study)), *_group_sentences(study, study.whole)]
 
 
 def data_findings(study: Study, data: Data) -> list[tuple[str, str]]:

@@ -74,8 +74,6 @@ _PAPER = {
     "dsirm-no-bridge": 0.9347,
     "dsirm-no-category": 0.9349,
 }
-
-
 _HARD = ("dsi-hard", "tiger-hard", "dsirm-hard")
 
 
@@ -270,11 +268,10 @@ def _calibration(study: Study, cell: Cell, data: Data) -> list[Block]:
 
 
 def _paper(study: Study) -> Section:
-    whole = [data for data in study.data if data.log == 100]
     rows = []
     for name in [*_PAPER, *_HARD]:
         ours = []
-        for data in whole:
+        for data in study.whole:
             cell = study.primary(data)
             row = study.compared(cell, name)
             ours.append(_auc(study, cell, name) + (f" ({signed(in_points(row)[0])})" if row else ""))
@@ -288,7 +285,9 @@ def _paper(study: Study) -> Section:
         "compared with, not to be reached. Its rankers read the hard match score alone: the last rows here."
     )
     grid = Grid(
-        "AUC, and in brackets its points against none", ["variant", "paper", *(data.label for data in whole)], rows
+        "AUC, and in brackets its points against none",
+        ["variant", "paper", *(data.label for data in study.whole)],
+        rows,
     )
     return Section("Beside the paper", [Text(said), grid])
 

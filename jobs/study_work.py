@@ -7,9 +7,6 @@ that was cut short goes on where it was.
 from __future__ import annotations
 
 import ast
-import hashlib
-import json
-import logging
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dsirm_models.study_chain import ChainSettings
-from jobs.files import write_json
+from jobs.files import is_whole, write_json
+from schemas.fingerprint import digest
 
-log = logging.getLogger(__name__)
 MODELS = Path(__file__).resolve().parents[1] / "dsirm_models"
 
 
@@ -36,6 +33,8 @@ class Dataset(NamedTuple):
     """Of what chains know: other grades are other data to a ranker, and the same to a chain."""
     bases: tuple[str, ...]
     """Base feature sets that it has."""
+    facts: dict[str, Any]
+    """What a report says of it: counts, and what it was computed from."""
     log_share: float = 1.0
 
 
@@ -71,21 +70,20 @@ class RankTask(NamedTuple):
     out: Path
 
 
-def sources(entry: str) -> str:
+def source_hash(entry: str) -> str:
     """Hash of a module of `dsirm_models` and of every module there that it needs: other code, other results."""
-    wanted, found = [entry], {}
+    wanted, found = [entry], dict[str, str]()
     while wanted:
         name = wanted.pop()
         path = MODELS / f"{name}.py"
         if name in found or not path.is_file():
             continue
-        text = path.read_bytes()
-        found[name] = hashlib.sha256(text).hexdigest()
+        text = found[name] = path.read_text(encoding="utf-8")
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dsirm_models"):
                 inside = (node.module or "").partition(".")[2]
                 wanted += [inside] if inside else [alias.name for alias in node.names]
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
+    return digest(found)[:16]
 
 
 def token_states(data: Dataset, encoder: Encoder) -> None:
@@ -94,7 +92,7 @@ def token_states(data: Dataset, encoder: Encoder) -> None:
     from dsirm_models.encoder import load_encoder
     from dsirm_models.study_data import StudyData
 
-    if (encoder.states / "manifest.json").is_file():
+    if is_whole(encoder.states):
         return
     loaded, read = load_encoder(encoder.name, max_tokens=encoder.max_tokens), StudyData.load(data.path)
     TokenStates(*loaded.below_top(read.query_texts), *loaded.below_top(read.item_texts)).save(encoder.states)
@@ -109,7 +107,7 @@ def learn(task: ChainTask) -> None:
     from dsirm_models.study_chain import METHODS, run_chain
     from dsirm_models.study_data import StudyData, smaller_log
 
-    if (task.out / "manifest.json").is_file():
+    if is_whole(task.out):
         return
     # One thread a process: the study runs as many processes as there are cores.
     torch.set_num_threads(1)

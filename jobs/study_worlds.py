@@ -7,6 +7,7 @@ Judged are queries that nobody typed and the logged ones that the corpus holds o
 from __future__ import annotations
 
 import datetime as dt
+import json
 import logging
 import shutil
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs import aggregate_day, build_corpus, embed_items, embed_queries, simulate, sources
+from jobs.files import is_whole
 from jobs.home import Home
 from jobs.plan import make_plan
 from jobs.settings import StudySettings
@@ -29,16 +31,15 @@ VALID_SHARE, TEST_SHARE = 0.05, 0.12
 log = logging.getLogger(__name__)
 
 
-def marketplaces(home: Home) -> Iterator[tuple[str, int, Path]]:
-    """Name, seed and data of every world, made where it is not there yet."""
+def marketplaces(home: Home) -> Iterator[Path]:
+    """The data of every world, seed by seed, made where it is not there yet."""
     settings = home.settings.study
     for seed in range(1, settings.seeds + 1):
         places = {share: _place(home, settings, seed, share) for share in settings.shares}
-        missing = [share for share, path in places.items() if not (path / "manifest.json").is_file()]
+        missing = [share for share, path in places.items() if not is_whole(path)]
         if missing:
             _make(home, settings, seed, {share: places[share] for share in missing})
-        for share, path in places.items():
-            yield name_of(share), seed, path
+        yield from places.values()
 
 
 def name_of(share: float) -> str:
@@ -70,7 +71,8 @@ def _make(home: Home, settings: StudySettings, seed: int, places: dict[float, Pa
     encoder = home.settings.encoder
     (root / "dsirm.toml").write_text(
         f"[corpus]\nwindow_days = {DAYS}\nvalid_share = {VALID_SHARE}\ntest_share = {TEST_SHARE}\n"
-        f'[encoder]\nname = "{encoder.name}"\nmax_tokens = {encoder.max_tokens}\n',
+        # A TOML string is escaped as JSON's is: a path may hold quotes and backslashes.
+        f"[encoder]\nname = {json.dumps(encoder.name)}\nmax_tokens = {encoder.max_tokens}\n",
         encoding="utf-8",
     )
     world = Home(root)

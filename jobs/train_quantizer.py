@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from jobs.arrays import find, load_items, load_vectors
+from jobs.arrays import find, load_items, load_vectors, numbered
 from jobs.errors import DataError
+from jobs.files import is_whole
 from jobs.generators import device
 from jobs.home import Home
 from jobs.plan import Plan
@@ -31,7 +32,7 @@ def run(home: Home, plan: Plan) -> None:
     target = home.store.target("codebooks", {"codebook_version": plan.codebook_version})
     directory = home.artifact("quantizer", plan.codebook_version)
     # Both: a damaged artifact that somebody deleted is trained again.
-    there = target.is_done(plan.codebook_version) and (directory / "manifest.json").is_file()
+    there = target.is_done(plan.codebook_version) and is_whole(directory)
     if not plan.fit or there:
         return
     from dsirm_models.align import align_codes
@@ -60,8 +61,7 @@ def run(home: Home, plan: Plan) -> None:
     # A refit keeps the category map: a code's meaning must not change, and a new category waits for a fresh start.
     room = settings.codebook_sizes[0] - settings.reserved
     categories = list(old.meta["categories"]) if old else map_categories(items.categories, room=room)
-    code_of = {name: code for code, name in enumerate(categories)}
-    level1 = np.array([code_of.get(name or "", -1) for name in items.categories], dtype=np.int32)
+    level1 = numbered(items.categories, categories).astype(np.int32)
     data = PairData(
         query_embeddings=queries.rows,
         item_embeddings=items.vectors,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 
 from jobs.evaluate import ranker_config, variant_features
+from jobs.files import is_whole
 from jobs.home import Home
 from jobs.judged import load_judged
 from jobs.plan import Plan
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 def run(home: Home, plan: Plan) -> None:
     """Train, unless the artifact is there or nothing was judged."""
     directory = home.artifact("ranker", plan.release)
-    if (directory / "manifest.json").is_file():
+    if is_whole(directory):
         return
     judged = load_judged(home, plan)
     if judged is None:

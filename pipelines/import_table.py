@@ -24,7 +24,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, MapType, StringType, StructType
 
 from pipelines.import_shapes import ACTIONS, RAW_EVENT, path_steps, shape_catalog, shape_events
-from pipelines.imports import Shaped, quoted, shape_labels, shape_users, time_from
+from pipelines.imports import Shaped, is_nested, quoted, shape_labels, shape_users, time_from
 
 CATALOG_COLUMNS = (
     "item_id",
@@ -160,9 +160,9 @@ def _check_columns(raw: DataFrame, mapping: TableMapping, what: str = "The table
     types = {field.name: field.dataType for field in raw.schema}
     wrong = []
     for ours, theirs in mapping.columns.items():
-        kind, many = types[theirs], isinstance(types[theirs], ArrayType | MapType | StructType)
+        kind = types[theirs]
         wanted, words = NESTED.get(ours, ((), "one value"))
-        if not isinstance(kind, (StringType, *wanted)) and (many or wanted):
+        if not isinstance(kind, (StringType, *wanted)) and (wanted or is_nested(kind)):
             wrong.append(f"{theirs} is {kind.simpleString()}, but {ours} needs {words}")
     if wrong:
         raise MappingError(f"{what} has columns of a type that cannot be used: {'; '.join(wrong)}.")

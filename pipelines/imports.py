@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
-from pyspark.sql.types import ArrayType, MapType, StructType
+from pyspark.sql.types import ArrayType, DataType, MapType, StructType
 
 from pipelines.columns import hashed, refused, with_normalised_query
 from schemas.contract import Table
@@ -74,9 +74,14 @@ def missing_columns(frame: DataFrame, wanted: Sequence[str], what: str) -> None:
         raise ValueError(f"{what} lacks the columns {', '.join(missing)}; it has {', '.join(frame.columns)}.")
 
 
+def is_nested(kind: DataType) -> bool:
+    """Whether a column of that type holds more than one value."""
+    return isinstance(kind, ArrayType | MapType | StructType)
+
+
 def single_values(frame: DataFrame, names: Sequence[str], what: str) -> None:
     """Raise ValueError that names every given column that holds arrays, maps or structs."""
-    nested = [f for f in frame.schema if f.name in names and isinstance(f.dataType, ArrayType | MapType | StructType)]
+    nested = [f for f in frame.schema if f.name in names and is_nested(f.dataType)]
     if wrong := [f"{f.name} is {f.dataType.simpleString()}" for f in nested]:
         raise ValueError(f"{what} has columns of more than one value: {', '.join(wrong)}.")
 

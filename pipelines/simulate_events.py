@@ -77,7 +77,7 @@ def page_events(impressions: DataFrame, seed: int, r: SimulatorRates, key: str, 
         steps,
         lambda s: F.array_repeat(s, F.when(draw(seed, "twice", *keys, s["code"]) < r.duplicate_share, 2).otherwise(1)),
     )
-    events = acted.withColumn("_user", _user(key)).select(
+    events = acted.withColumn("_user", pseudonym(_searcher(), key)).select(
         "search_id",
         "number",
         "robot",
@@ -112,13 +112,12 @@ def broken_events(searches: DataFrame, seed: int, r: SimulatorRates) -> DataFram
     kind = pick(seed, "broken kind", len(BROKEN_KINDS), search)
     some = searches.where(draw(seed, "broken", search) < r.broken_share).withColumn("_kind", kind)
     item = F.coalesce(F.get(F.col("lexical"), F.lit(0)), F.get(F.col("semantic"), F.lit(0)))["item_id"]
-    user = F.when(F.col("robot"), robot_name(F.col("number"))).otherwise(user_name(F.col("number")))
     is_kind = {name: F.col("_kind") == at for at, name in enumerate(BROKEN_KINDS)}
     return some.select(
         F.concat_ws("-", search, F.lit("b")).alias("event_id"),
         F.when(~is_kind["no time"], F.timestamp_micros("micros")).alias("event_time"),
         "search_id",
-        user.alias("user"),
+        _searcher().alias("user"),
         F.when(~is_kind["no query"], F.col("typed")).alias("query"),
         F.when(~is_kind["no item"], item).alias("item_id"),
         F.when(is_kind["position 0"], 0).otherwise(1).alias("position"),
@@ -143,6 +142,6 @@ def robot_name(number: Column) -> Column:
     return F.format_string("robot-%d", number)
 
 
-def _user(key: str) -> Column:
-    name = F.when(F.col("robot"), robot_name(F.col("number"))).otherwise(user_name(F.col("number")))
-    return pseudonym(name, key)
+def _searcher() -> Column:
+    """The id a shop would know the one who searches by."""
+    return F.when(F.col("robot"), robot_name(F.col("number"))).otherwise(user_name(F.col("number")))

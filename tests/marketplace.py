@@ -40,10 +40,10 @@ auc_drop = 1.0
 """
 
 
-def open_home(root, spark=None):
+def open_home(root, spark=None, settings=SETTINGS):
     """A home with the tiny settings, on the shared session where one is given."""
     root.mkdir(parents=True, exist_ok=True)
-    (root / "dsirm.toml").write_text(SETTINGS)
+    (root / "dsirm.toml").write_text(settings)
     home = Home(root)
     if spark is not None:
         home.__dict__["spark"] = spark

@@ -7,7 +7,7 @@ import pytest
 
 from jobs import import_source, nightly, study
 from pipelines.import_esci import EXAMPLES, PRODUCTS
-from tests.marketplace import open_home
+from tests.marketplace import SETTINGS, open_home
 
 pytestmark = pytest.mark.slow
 
@@ -70,19 +70,11 @@ def home(tmp_path_factory, spark):
         for at, (kind, colour, _) in enumerate(things)
         if kind in query or at % 9 == number % 9
     ).to_parquet(files / EXAMPLES)
-    home = open_home(tmp_path_factory.mktemp("study") / "home", spark)
-    settings = home.root / "dsirm.toml"
-    settings.write_text(settings.read_text().replace("test_share = 0.1", "test_share = 0.2") + TINY)
-    home = open_again(home, spark)
+    settings = SETTINGS.replace("test_share = 0.1", "test_share = 0.2") + TINY
+    home = open_home(tmp_path_factory.mktemp("study") / "home", spark, settings)
     import_source.esci(home, files, locale="us")
     nightly.run(home)
     return home
-
-
-def open_again(home, spark):
-    opened = type(home)(home.root)
-    opened.__dict__["spark"] = spark
-    return opened
 
 
 @pytest.fixture(scope="module")
