@@ -86,9 +86,7 @@ def simulate_clicks(
     ] = dt.datetime(2026, 1, 31),
     unseen_share: Annotated[
         float,
-        typer.Option(
-            "--unseen-share", min=0, max=1, help="Share of queries whose shoppers also go by a trait no text tells."
-        ),
+        typer.Option("--unseen-share", min=0, max=1, help="Share of queries whose shoppers go by what no text tells."),
     ] = 0.0,
     held_out: Annotated[
         int, typer.Option("--held-out", min=1, help="Queries that nobody types and that get true grades.")

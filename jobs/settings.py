@@ -172,7 +172,7 @@ class StudySettings(Section):
     generator_epochs: Positive = Field(6, description="Epochs of a generator, at most.")
     dynamic_steps: Positive = Field(100, description="Steps in which `dsirm-dynamic` tunes the encoder's top layer.")
     shares: tuple[Share, ...] = Field(
-        (0.0, 0.2, 0.4), description="Marketplaces: share of queries whose shoppers also go by what no text tells."
+        (0.0, 0.2, 0.4), description="Marketplaces: share of queries whose shoppers go by what no text tells."
     )
     log_shares: tuple[Share, ...] = Field(
         (0.25,), description="Sizes of the log, against the whole, that the last marketplace is studied at as well."

@@ -49,7 +49,7 @@ def clicks(
     """A click log over the home's catalogue, and true grades for `held_out` queries that the log does not hold.
 
     Shoppers are those of a simulated catalogue, whatever the seed of the log: their tastes are what `users` says.
-    `unseen_share` is the share of queries whose shoppers also go by a trait that no text tells.
+    `unseen_share` is the share of queries whose shoppers go by what no text tells.
     """
     from pipelines.simulate_clicks import simulate_clicks
 

@@ -34,7 +34,9 @@ class SimulatedClicks(NamedTuple):
     click_log: DataFrame  # columns of the contract; robots and duplicates are in it
     refused: DataFrame  # source, reason, row: the broken rows
     labels: DataFrame  # `relevance_labels` of held-out queries, source `simulation`
-    queries: DataFrame  # query, category, intent, rank, synonym, typo: what each query meant; not for training
+    queries: (
+        DataFrame  # query, category, intent, rank, synonym, typo, nickname: what each query meant; not for training
+    )
     robots: DataFrame  # user: pseudonyms of the robots
     expected: DataFrame  # what STRING, expected DOUBLE: counts that the rates lead to
     results: DataFrame  # query, rank, lexical, semantic: graded candidate results of each query
@@ -69,7 +71,7 @@ def simulate_clicks(
         days: number of days, the last of which is `last_day`.
         last_day: last day of the log.
         held_out: queries with true grades of up to 20 items each that nobody types.
-        unseen_share: share of queries whose author also goes by a trait of items that no text tells.
+        unseen_share: share of queries whose author goes by what no text tells (`simulate_results`).
         users_seed: seed of the users' tastes and purchase power (as `simulate_users` was given it); default `seed`.
         rates: all other rates.
 
@@ -92,6 +94,7 @@ def simulate_clicks(
         seed=seed,
         synonym_share=r.synonym_share,
         typo_share=r.typo_share,
+        nickname_share=unseen_share / 2,
     ).localCheckpoint()
     results = simulate_results(asked, catalog, facets, seed=seed, unseen_share=unseen_share)
     results = results.localCheckpoint()

@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 
 from pipelines.columns import with_normalised_query
 from pipelines.draws import draw, pick
-from pipelines.simulate_synonyms import OTHER_WORDS
+from pipelines.simulate_synonyms import NICKNAMES, OTHER_WORDS
 
 CANDIDATES = 3.0  # drawn per query wanted; many have the same text, and those become the queries of the head
 # Items of large categories are asked for less often each: traffic of a category grows as its size to the power 0.7.
@@ -28,6 +28,15 @@ def _other_words(phrase: Column, chance: Column) -> Column:
     known = F.from_json(F.lit(json.dumps(OTHER_WORDS)), "map<string,array<string>>")
     others = F.try_element_at(known, phrase)
     return F.coalesce(F.get(others, F.floor(chance * F.size(others)).cast("int")), phrase)
+
+
+def nickname(seed: int, category: Column) -> Column:
+    """What shoppers call a category among themselves: two everyday words that mean something else in every text."""
+    halves = (
+        F.get(F.array(*map(F.lit, words)), pick(seed, f"nickname {place}", len(words), category))
+        for place, words in enumerate(NICKNAMES)
+    )
+    return F.concat_ws(" ", *halves)
 
 
 def _with_typo(text: Column, chance: Column, kind: Column) -> Column:
@@ -86,6 +95,7 @@ def simulate_queries(
     seed: int,
     synonym_share: float,
     typo_share: float,
+    nickname_share: float = 0.0,
 ) -> DataFrame:
     """Distinct queries over a catalogue's facets, none of them a judged one.
 
@@ -97,10 +107,12 @@ def simulate_queries(
         seed: of all draws.
         synonym_share: chance that a phrase is replaced by another word for it, where one is known.
         typo_share: chance of a typo.
+        nickname_share: chance that the category is called by its `nickname`.
 
     Returns:
         query (normalised text), category, intent (array of key and term: what the shopper is after, part of it maybe
-        unsaid), rank (1 = most traffic; NULL for held-out queries), synonym and typo (whether the text has one).
+        unsaid), rank (1 = most traffic; NULL for held-out queries), synonym, typo and nickname (whether the text has
+        one).
     """
     keys = (F.col("item_id"), F.col("_n"))
     asked = _candidates(facets, queries + held_out, seed)
@@ -113,21 +125,25 @@ def simulate_queries(
 
     said = F.transform("named", lambda f: say(f["term"], f["key"]))
     noun = F.array("_noun")
+    nicknamed = draw(seed, "nickname", *keys) < nickname_share
     order = draw(seed, "order", *keys)
     # Two named facets may do without the noun; a few people put it first.
     words = (
-        F.when((order < 0.08) & (F.size("named") >= 2), F.col("_terms"))
+        F.when((order < 0.08) & (F.size("named") >= 2) & ~F.col("nickname"), F.col("_terms"))
         .when(order < 0.25, F.concat(noun, "_terms"))
         .otherwise(F.concat("_terms", noun))
     )
-    plain = F.array_join(F.concat(F.transform("named", lambda f: f["term"]), F.array("noun")), " ")
+    # The category's nickname is another thing than a synonym: no text knows it.
+    noun_said = F.when(nicknamed, nickname(seed, F.col("category"))).otherwise(say(F.col("noun"), F.lit("noun")))
+    known = F.when(F.col("nickname"), F.col("_noun")).otherwise(F.col("noun"))
+    plain = F.array_join(F.concat(F.transform("named", lambda f: f["term"]), F.array(known)), " ")
     slip = F.when(
         draw(seed, "typo", *keys) < typo_share,
         _with_typo(F.col("_said"), draw(seed, "typo at", *keys), pick(seed, "typo kind", 3, *keys)),
     ).otherwise(F.col("_said"))
     texts = (
         asked.withColumn("named", named)
-        .withColumns({"_terms": said, "_noun": say(F.col("noun"), F.lit("noun"))})
+        .withColumns({"_terms": said, "_noun": noun_said, "nickname": nicknamed})
         .withColumn("_said", F.array_join(words, " "))
         # Never NULL, and no filter on it below: Spark would push that down, into one huge copy of the whole expression.
         .withColumn("query", F.coalesce(F.trim(F.regexp_replace(slip, " +", " ")), F.lit("")))
@@ -142,6 +158,7 @@ def simulate_queries(
                 "intent",
                 (F.size(F.array_except(F.split("_said", " "), F.split(plain, " "))) > 0).alias("synonym"),
                 (F.col("query") != F.col("_said")).alias("typo"),
+                "nickname",
             ).alias("first"),
         )
     )
@@ -162,4 +179,5 @@ def simulate_queries(
         F.when(~F.col("_held_out"), F.row_number().over(ranks)).alias("rank"),
         "first.synonym",
         "first.typo",
+        "first.nickname",
     )

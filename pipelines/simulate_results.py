@@ -158,7 +158,10 @@ def grade_of(item: Column, category: Column, facets: Column, hidden: Column) -> 
 def simulate_results(
     queries: DataFrame, catalog: DataFrame, facets: DataFrame, *, seed: int, unseen_share: float
 ) -> DataFrame:
-    """Graded candidate results of each query.
+    """Graded candidate results of each query (query, rank, category, intent, nickname).
+
+    Of what shoppers go by and no text tells, the queries that hold a nickname are one half, and the hidden trait the
+    other: `unseen_share` of the queries are one or the other, but for those that name a brand, which know no trait.
 
     Returns:
         query, rank, lexical and semantic: arrays, best first, of item_id, grade (0..3), brand (hash), price_band.
@@ -168,7 +171,9 @@ def simulate_results(
     intent_tokens = facet_tokens(F.col("category"), F.col("intent"))
     # A brand asked for decides the hidden trait of most items, so such shoppers do not go by it.
     names_brand = F.exists("intent", lambda f: f["key"] == "brand")
-    unseen = (draw(seed, "unseen", F.col("query")) < unseen_share) & ~names_brand
+    # Half of the share, taken from the queries without a nickname.
+    chance = unseen_share / (2 - unseen_share)
+    unseen = (draw(seed, "unseen", F.col("query")) < chance) & ~names_brand & ~F.col("nickname")
     first = F.coalesce(F.get(F.col("intent"), F.lit(0))["term"], F.lit(""))
     meant = queries.select(
         "query",

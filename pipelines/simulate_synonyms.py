@@ -167,3 +167,16 @@ OTHER_WORDS: dict[str, tuple[str, ...]] = {
     "gloss": ("glossy",),
     "matte": ("matt",),
 }
+
+_FIRST = """
+amber autumn banjo bishop brave cactus canyon clever comet copperhead crimson cosmic dusty eager fancy frosty gentle
+gritty happy hollow hungry icy jolly jungle lazy lonely lucky merry midnight misty noble polar proud rowdy royal sleepy
+sneaky stormy thunder wicked
+"""
+_SECOND = """
+badger beaver bison buffalo cobra coyote dolphin dragon eagle falcon ferret gecko giraffe gorilla hamster heron hippo
+hornet iguana jaguar koala leopard lizard lobster magpie moose octopus otter panda parrot pelican penguin pirate raccoon
+raven salmon toucan walrus wizard wolf
+"""
+# Everyday words that the simulated catalogue does not use: the two halves of a category's nickname.
+NICKNAMES = (_FIRST.split(), _SECOND.split())

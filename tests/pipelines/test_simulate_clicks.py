@@ -11,7 +11,7 @@ from pipelines.simulate_clicks import simulate_clicks
 from pipelines.simulate_events import with_arrival
 from pipelines.simulate_queries import _with_typo
 from pipelines.simulate_rates import SimulatorRates
-from pipelines.simulate_synonyms import OTHER_WORDS
+from pipelines.simulate_synonyms import NICKNAMES, OTHER_WORDS
 from schemas.tables import TABLES
 from schemas.text import normalise_query
 
@@ -151,15 +151,38 @@ def test_other_partitions_give_the_same_rows(spark, catalog, judged, world):
         )
 
 
-def test_a_trait_that_no_text_tells_lowers_the_grade_of_others(catalog, judged, world):
+@pytest.fixture(scope="module")
+def untold(catalog, judged):
+    """A world where every shopper goes by what no text tells: what queries meant, and grades of their results."""
     made = simulate(catalog, judged, unseen_share=1.0)
     results = made.results.select("query", F.explode(F.concat("lexical", "semantic")).alias("i"))
-    unseen = results.select("query", "i.item_id", "i.grade").distinct().toPandas()
-    both = world["grades"].merge(unseen, on=["query", "item_id"], suffixes=("", "_unseen"))
-    assert len(both) == len(unseen)  # the same results: only what they are worth differs
-    assert (both.grade_unseen <= both.grade).all()
-    fell = both[both.grade >= 2].grade_unseen < 2
+    return made.queries.toPandas(), results.select("query", "i.item_id", "i.grade").distinct().toPandas()
+
+
+def test_a_trait_that_no_text_tells_lowers_the_grade_of_others(untold, world):
+    queries, grades = untold
+    # A text whose other authors took to a nickname may stand for another intent here.
+    meant = {(row.query, str(row.intent)) for row in world["queries"].itertuples()}
+    same = [row.query for row in queries.itertuples() if (row.query, str(row.intent)) in meant and not row.nickname]
+    traits = grades[grades["query"].isin(same)]
+    both = world["grades"].merge(traits, on=["query", "item_id"], suffixes=("", "_untold"))
+    assert len(both) > 500
+    assert (both.grade_untold <= both.grade).all()
+    fell = both[both.grade >= 2].grade_untold < 2
     assert 0.2 < fell.mean() < 0.9
+
+
+def test_a_nickname_of_a_category_is_in_no_text_and_means_one_category_to_most(untold, world, catalog):
+    queries, _ = untold
+    called = queries[queries.nickname & ~queries.typo]
+    assert 0.4 < queries.nickname.mean() < 0.7
+    assert not world["queries"].nickname.any()
+    first, second = (set(half) for half in NICKNAMES)
+    names = called["query"].map(lambda q: " ".join(w for w in q.split() if w in first | second))
+    assert (names.str.split().str.len() == 2).all()
+    assert (called.groupby(names).category.nunique() == 1).mean() > 0.8
+    texts = set(" ".join(row.text.lower() for row in catalog.select("text").collect()).split())
+    assert not texts & (first | second)
 
 
 def test_impossible_rates_are_named_at_once():
