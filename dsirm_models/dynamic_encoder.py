@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from dsirm_models.artifacts import read_artifact, write_artifact
 from dsirm_models.encoder import TextEncoder, mean_pool
 from dsirm_models.quantizer_data import PairData, Resident, batch_order
+from dsirm_models.quantizer_loss import training_loss
 from dsirm_models.quantizer_model import QuantizerConfig, QuantizerModel
-from dsirm_models.train_quantizer import learning_rate_factor, start, training_loss
+from dsirm_models.train_quantizer import learning_rate_factor, start
 
 KIND = "token-states"
 TOP_LEARNING_RATE = 5e-5

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dsirm_models import ranks
+
 UNKNOWN = -1
 """Level-1 marker of a row without a mapped category: it takes the nearest reserved code, if any are reserved."""
 ANY = -2
@@ -126,13 +128,14 @@ class ResidualQuantizer(nn.Module):
         self.reachable.copy_(torch.ones_like(self.reachable) if reachable is None else reachable)
         self.initialised.fill_(True)
 
-    def forward(self, x: Tensor, level1: Tensor | None = None) -> QuantizerOutput:
+    def forward(self, x: Tensor, level1: Tensor | None = None, *, blocks: int = 1) -> QuantizerOutput:
         """Quantize a batch; in training mode also move the codebooks towards it.
 
         Args:
             x: (B, D) float.
             level1: (B,) int64: a level-1 code where it is fixed, `UNKNOWN` (-1) or `ANY` (-2) where not. None = all
                 `ANY`.
+            blocks: into how many equal parts x is laid out, for the order of rows gathered from several processes.
 
         Raises:
             ValueError: x of another width. RuntimeError: codebooks never initialised.
@@ -149,7 +152,7 @@ class ResidualQuantizer(nn.Module):
                 plain = plain + book.index_select(0, found)
                 if self.training:
                     free = level1 < 0 if level == 0 and level1 is not None and self.mapped else None
-                    self._learn(level, residual, found, free)
+                    self._learn(level, residual, found, free, blocks)
             # The plain vector, not the straight-through one: that would cut deeper levels off from the gradient.
             left = x - plain
             commitment = commitment + left.square().sum() / max(len(x), 1)
@@ -202,12 +205,13 @@ class ResidualQuantizer(nn.Module):
         return torch.where(level1 == ANY, of_all, reserved)
 
     @torch.no_grad()
-    def _learn(self, level: int, residual: Tensor, codes: Tensor, free: Tensor | None) -> None:
+    def _learn(self, level: int, residual: Tensor, codes: Tensor, free: Tensor | None, blocks: int) -> None:
         """One EMA step of a level, then restart of unused codes. free: (B,) True where the code was not fixed."""
         book, total = self.get_buffer(f"codebook_{level}"), self.get_buffer(f"ema_sum_{level}")
         count, unused = self.get_buffer(f"ema_count_{level}"), self.get_buffer(f"unused_{level}")
         uses = torch.zeros_like(count).index_add_(0, codes, torch.ones_like(residual[:, 0]))
         sums = torch.zeros_like(total).index_add_(0, codes, residual)
+        ranks.sum_in_place((uses, sums))
         count.lerp_(uses, 1.0 - self.ema_decay)
         total.lerp_(sums, 1.0 - self.ema_decay)
         used = uses > 0
@@ -219,9 +223,9 @@ class ResidualQuantizer(nn.Module):
         if level == 0:
             self.reachable.logical_or_(used)
         if self.restart_after:
-            self._restart(level, residual, free)
+            self._restart(level, residual, free, blocks)
 
-    def _restart(self, level: int, residual: Tensor, free: Tensor | None) -> None:
+    def _restart(self, level: int, residual: Tensor, free: Tensor | None, blocks: int) -> None:
         """Give codes unused for `restart_after` steps a residual of this batch, and an EMA state that keeps it there.
 
         Deterministic: the batch's order is random already, so dead codes take rows spread evenly over it. A mapped code
@@ -233,6 +237,9 @@ class ResidualQuantizer(nn.Module):
             dead[: self.mapped] = False
         if residual.device.type == "cpu" and not bool(dead.any()):
             return
+        # All processes know the same dead codes and give them the same rows.
+        residual = ranks.gather(residual, blocks)
+        free = None if free is None else ranks.gather(free, blocks)
         available = torch.ones_like(residual[:, 0], dtype=torch.bool) if free is None else free
         order = torch.argsort(available.logical_not().to(torch.int8), stable=True)
         rows = available.sum()

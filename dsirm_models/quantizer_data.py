@@ -12,6 +12,8 @@ from torch import Tensor
 
 from dsirm_models.quantizer_model import QuantizerConfig
 
+_CHUNK = 1 << 22
+
 
 class PairData(NamedTuple):
     """N query-item pairs over Q queries and I items, embeddings (width D) of one frozen encoder."""
@@ -96,20 +98,22 @@ class Resident:
         self.item = torch.from_numpy(data.item_embeddings).to(device)
         self.query_id = torch.from_numpy(data.query_index).to(device)
         self.item_id = torch.from_numpy(data.item_index).to(device)
-        self.weight = torch.from_numpy(data.weight.astype(np.float32)).to(device)
+        self.weight = torch.from_numpy(data.weight.astype(np.float32, copy=False)).to(device)
         self.level1 = torch.from_numpy(data.item_level1).to(device)
         self.every_pair_has_query = bool((data.query_index >= 0).all())
         if not len(self.query):  # items alone: gathering still needs a row to point at
             self.query = torch.zeros(1, self.item.shape[1], device=device)
         self.device = device
         self.seed = config.seed
-        self.train = np.flatnonzero(data.train)
+        self.train = data.train
 
-    def sample(self, rows: int) -> NDArray[np.int64]:
+    def sample(self, rows: int) -> NDArray[np.int32]:
         """At most `rows` training pairs, without repetition, drawn from the seed."""
-        return np.random.default_rng([self.seed, 3]).permutation(self.train)[:rows]
+        pairs = training_rows(self.train)
+        np.random.default_rng([self.seed, 3]).shuffle(pairs)
+        return pairs[:rows].copy()
 
-    def batch(self, rows: NDArray[np.int64]) -> Batch:
+    def batch(self, rows: NDArray[np.int32]) -> Batch:
         """Gather pairs by their positions (B,)."""
         index = torch.from_numpy(rows).to(self.device, non_blocking=True)
         query_id = self.query_id.index_select(0, index).long()
@@ -125,26 +129,40 @@ class Resident:
         )
 
 
-def batch_order(data: PairData, config: QuantizerConfig, *, start: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+def training_rows(train: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """(N,) bool -> positions of the training pairs, ascending; four bytes each, for there may be 80 million of them."""
+    rows = np.empty(np.count_nonzero(train), dtype=np.int32)
+    filled = 0
+    for start in range(0, len(train), _CHUNK):
+        found = np.flatnonzero(train[start : start + _CHUNK])
+        rows[filled : filled + len(found)] = found + start
+        filled += len(found)
+    return rows
+
+
+def batch_order(data: PairData, config: QuantizerConfig, *, start: int) -> Iterator[tuple[int, NDArray[np.int32]]]:
     """(step, pair positions (B,)) for steps start..max_steps-1, a pure function of data, seed and step.
 
     Every epoch is a fresh permutation of the training pairs, or with `pair_weights="sample"` as many draws with
     replacement in proportion to the weights; what does not fill a batch is left out until the next epoch. Fewer pairs
     than a batch make a batch of all of them.
     """
-    pairs = np.flatnonzero(data.train)
-    size = min(config.batch_size, len(pairs))
-    per_epoch = len(pairs) // size
-    edges = np.cumsum(data.weight[pairs], dtype=np.float64)
-    epoch, order = -1, pairs
+    count = int(np.count_nonzero(data.train))
+    size = min(config.batch_size, count)
+    per_epoch = count // size
+    weighted = config.pair_weights == "sample"
+    edges = np.cumsum(data.weight[data.train], dtype=np.float64) if weighted else None
+    epoch, order = -1, np.empty(0, dtype=np.int32)
     for step in range(start, config.max_steps):
         if step // per_epoch != epoch:
             epoch = step // per_epoch
             rng = np.random.default_rng([config.seed, 0, epoch])
-            if config.pair_weights == "sample":
-                drawn = np.searchsorted(edges, rng.random(len(pairs)) * edges[-1], side="right")
-                order = pairs[np.minimum(drawn, len(pairs) - 1)]
+            del order  # before the next one is made: two would cost as much as all indices of the queries
+            order = training_rows(data.train)
+            if edges is not None:
+                drawn = np.searchsorted(edges, rng.random(count) * edges[-1], side="right")
+                order = order[np.minimum(drawn, count - 1)]
             else:
-                order = rng.permutation(pairs)
+                rng.shuffle(order)
         place = step % per_epoch * size
-        yield step, order[place : place + size]
+        yield step, order[place : place + size].copy()

@@ -17,7 +17,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,77 +25,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import AdamW
 
+from dsirm_models import ranks
 from dsirm_models.assign import assign_codes
 from dsirm_models.kmeans import residual_kmeans, start_codebooks
 from dsirm_models.losses import LossWeights, info_nce, reconstruction
 from dsirm_models.quantizer import ANY
 from dsirm_models.quantizer_checkpoint import Best, data_fingerprint, read_checkpoint, write_checkpoint
-from dsirm_models.quantizer_data import Batch, PairData, Resident, batch_order, check_data
+from dsirm_models.quantizer_data import PairData, Resident, batch_order, check_data
+from dsirm_models.quantizer_loss import LossParts, training_loss
 from dsirm_models.quantizer_model import QuantizerConfig, QuantizerModel, TrainedQuantizer
 from dsirm_models.sid_quality import pair_agreement, quality
 
-__all__ = ["LossParts", "PairData", "QuantizerConfig", "TrainedQuantizer", "train_quantizer", "training_loss"]
+__all__ = ["PairData", "QuantizerConfig", "TrainedQuantizer", "train_quantizer"]
 
 log = logging.getLogger(__name__)
-
-
-class LossParts(NamedTuple):
-    """The objective of one batch, each part before its weight."""
-
-    total: Tensor
-    """() weighted sum."""
-    contrastive: Tensor
-    """() symmetric InfoNCE."""
-    commitment: Tensor
-    """()."""
-    reconstruction: Tensor
-    """()."""
-    codes: Tensor
-    """(R, L) int64 of all rows quantized, items before queries."""
-
-
-def training_loss(model: QuantizerModel, batch: Batch, config: QuantizerConfig) -> LossParts:
-    """The objective on one batch; in training mode the codebooks take their EMA step on the way.
-
-    Items and queries go through the quantizer in one pass, so that both move the shared codebooks. Rows without a query
-    take part in commitment and reconstruction with their item only.
-    """
-    weights, has_query = config.weights, batch.has_query
-    item_latent = model.item_tower(batch.item)
-    inputs, latent, level1 = batch.item, item_latent, batch.level1
-    query_latent = None
-    if config.use_queries:
-        query = batch.query if has_query is None else batch.query[has_query]
-        paired = batch.level1 if has_query is None else batch.level1[has_query]
-        query_latent = model.query_tower(query)
-        inputs, latent = torch.cat([batch.item, query]), torch.cat([item_latent, query_latent])
-        level1 = torch.cat([batch.level1, paired if config.query_level1 == "pair" else torch.full_like(paired, ANY)])
-    out = model.quantizer(latent, level1 if config.mapped else None)
-    zero = latent.new_zeros(())
-    contrastive = rebuilt = zero
-    if query_latent is not None and weights.contrastive > 0 and len(query_latent):
-        items = len(batch.item)
-        ours, theirs = (
-            (query_latent, item_latent)
-            if config.contrast_on == "encoder"
-            else (
-                out.quantized[items:],
-                out.quantized[:items],
-            )
-        )
-        pick = slice(None) if has_query is None else has_query
-        contrastive = info_nce(
-            ours,
-            theirs[pick],
-            temperature=config.temperature,
-            query_id=batch.query_id[pick],
-            item_id=batch.item_id[pick],
-            weight=batch.weight[pick] if config.pair_weights == "loss" else None,
-        )
-    if weights.reconstruction > 0:
-        rebuilt = reconstruction(model.decoder(out.quantized), inputs)
-    total = weights.contrastive * contrastive + weights.commitment * out.commitment + weights.reconstruction * rebuilt
-    return LossParts(total, contrastive, out.commitment, rebuilt, out.codes)
 
 
 def train_quantizer(
@@ -110,6 +53,8 @@ def train_quantizer(
     on_step: Callable[[int], None] | None = None,
 ) -> TrainedQuantizer:
     """Train, or go on from the newest checkpoint of the same data and settings in `checkpoint_dir`.
+
+    Under torchrun or TorchDistributor each process takes a share of every batch (see `ranks`), and all return the same.
 
     Args:
         data: pairs and embeddings; see `PairData`.
@@ -133,6 +78,8 @@ def train_quantizer(
     """
     check_data(data, config)
     device = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+    if ranks.join(device) and config.use_queries and (data.query_index < 0).any():
+        raise ValueError("Pairs without a query can be trained on by one process only: parts of a batch would differ.")
     model = QuantizerModel(in_dim=data.item_embeddings.shape[1], config=config)
     fingerprint = data_fingerprint(data, config, warm_start)
     if warm_start is not None:
@@ -152,14 +99,15 @@ def train_quantizer(
         scores = evaluate(model, data, config)
         found = Best(step=0, best_step=0, start=scores, best=scores, tensors=_state(model))
     best = found
-    writer = _writer(log_dir, best.step)
+    writer = _writer(log_dir, best.step) if ranks.number() == 0 else None
     for step, rows in batch_order(data, config, start=best.step):
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * learning_rate_factor(step, config)
         model.train()
-        parts = training_loss(model, resident.batch(rows), config)
+        parts = training_loss(model, resident.batch(ranks.share(rows)), config)
         optimizer.zero_grad(set_to_none=True)
         parts.total.backward()  # type: ignore[no-untyped-call]
+        ranks.sum_gradients(model.parameters())
         optimizer.step()
         done = step + 1
         last = done == config.max_steps
@@ -172,7 +120,7 @@ def train_quantizer(
             if not scores.get("choice", math.nan) > best.best.get("choice", math.nan):
                 best = best._replace(best_step=done, best=scores, tensors=_state(model))
         best = best._replace(step=done)
-        if done % config.checkpoint_every == 0 or last:
+        if ranks.number() == 0 and (done % config.checkpoint_every == 0 or last):
             write_checkpoint(checkpoint_dir, fingerprint=fingerprint, model=model, optimizer=optimizer, best=best)
         if on_step is not None:
             on_step(done)

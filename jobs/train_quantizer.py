@@ -2,7 +2,8 @@
 
 Reads pairs (train and valid splits), queries, catalog, item_embeddings and query_embeddings; never a judgment. Writes
 the quantizer artifact and its code vectors to codebooks, partition codebook_version. A refit starts from the current
-release's codebook, and its codes are aligned to that one. Needs no Spark.
+release's codebook, and its codes are aligned to that one. Needs no Spark. Under `torchrun` all its processes share
+every batch and the first one writes.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ def run(home: Home, plan: Plan) -> None:
     there = target.is_done(plan.codebook_version) and is_whole(directory)
     if not plan.fit or there:
         return
+    from dsirm_models import ranks
     from dsirm_models.align import align_codes
     from dsirm_models.assign import assign_codes
     from dsirm_models.category_map import map_categories
@@ -88,6 +90,10 @@ def run(home: Home, plan: Plan) -> None:
             device=device(),
             on_step=lambda done: advance(done, settings.max_steps),
         )
+    first = ranks.number() == 0
+    ranks.leave()
+    if not first:  # all processes of a run have learnt the same, and one of them writes it
+        return
     if old:
         model = align_codes(old=old, new=model, embeddings=items.vectors, level1=level1)
     model.save(directory)

@@ -8,8 +8,9 @@ from dsirm_models.artifacts import TENSORS, ArtifactError, seal
 from dsirm_models.assign import assign_codes
 from dsirm_models.losses import LossWeights
 from dsirm_models.quantizer_data import Resident, batch_order, check_data
+from dsirm_models.quantizer_loss import training_loss
 from dsirm_models.quantizer_model import QuantizerModel, TrainedQuantizer
-from dsirm_models.train_quantizer import QuantizerConfig, fit_residual_kmeans, train_quantizer, training_loss
+from dsirm_models.train_quantizer import QuantizerConfig, fit_residual_kmeans, train_quantizer
 from tests.dsirm_models.quantizer_world import CATEGORIES, WIDTH, tiny_config, tiny_world, untrained
 
 WORLD = tiny_world()
