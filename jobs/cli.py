@@ -184,6 +184,18 @@ def coverage(
     show(views.coverage(open_home(home, profile, settings), release), as_json, "coverage")
 
 
+@app.command("encoder", help=doc("encoder-paths"))
+def encoder(
+    home: HomeOption = HOME,
+    profile: ProfileOption = None,
+    settings: SettingsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    from jobs.encoder_paths import compare
+
+    show(compare(open_home(home, profile, settings)), as_json, "encoder")
+
+
 @app.command("explain", help=doc("explain"))
 def explain_command(
     query: Annotated[str, typer.Option("--query", help="Query as a shopper types it.")],

@@ -71,7 +71,7 @@ def _predicted(home: Home, serving: dict[str, Any], text: str) -> list[tuple[int
     encoder = home.settings.encoder
     inputs: Any = [text]
     if generator.backend == "embedded":
-        inputs = load_encoder(encoder.name, max_tokens=encoder.max_tokens).encode([text])
+        inputs = load_encoder(encoder.name, encoder.max_tokens, precision=encoder.precision).encode([text])
     sids = home.store.read_arrow("item_sids", {"release": serving["release"]}, columns=["sid"])["sid"].to_numpy()
     found = beam_search(generator, SidIndex(np.unique(sids)), inputs, home.settings.generator.beams)
     return [(int(sid), logps.tolist()) for sid, logps in zip(found.sids[0], found.logps[0], strict=True) if sid >= 0]

@@ -74,7 +74,9 @@ def make_plan(home: Home, date: dt.date | None = None, *, refit: bool = False) -
     corpus_memo = digest({"inputs": corpus, "settings": settings.corpus.model_dump(mode="json"), "date": str(as_of)})
     from dsirm_models.encoder import encoder_version
 
-    encoder = encoder_version(settings.encoder.name, max_tokens=settings.encoder.max_tokens)
+    encoder = encoder_version(
+        settings.encoder.name, max_tokens=settings.encoder.max_tokens, precision=settings.encoder.precision
+    )
     rows = releases.history(home.store)
     serving = releases.current(home.store)
     parent = _resumed_parent(home, rows, as_of, inputs) if refit else serving

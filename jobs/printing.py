@@ -46,6 +46,12 @@ def summary(data: dict[str, Any]) -> None:
     _console().print(f"Look further: dsirm status | coverage | evaluate | explain --query ... (--home {data['home']})")
 
 
+def encoder(data: dict[str, Any]) -> None:
+    """The encoder's precisions on this machine."""
+    rows = [list(path.values()) for path in data["paths"]]
+    _table(f"Encoder {data['encoder']}, one thread", ["precision", "texts a second", "least cosine", "advised"], rows)
+
+
 def demo(data: dict[str, Any]) -> None:
     """What the demo made and where to look."""
     summary(data["summary"])

@@ -88,6 +88,7 @@ class EncoderSettings(Section):
 
     name: str = Field("minilm", description="minilm (comes with the installation), or a Hugging Face name or path.")
     max_tokens: Annotated[int, Field(ge=8, le=512)] = 64
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="`dsirm encoder` tells which is faster here.")
     batch: Positive = 64
 
 

@@ -91,6 +91,16 @@ def test_versions_name_model_path_and_limit_and_are_safe_partition_values(encode
     assert encoder_version(str(model)) != version
 
 
+def test_bf16_has_a_version_of_its_own_and_keeps_the_direction(encoder):
+    half = load_encoder(precision="bf16")
+    assert half.version == encoder_version(precision="bf16") == "minilm-bf16-64-53aa5117"
+    vectors = half.encode(TEXTS)
+    assert vectors.dtype == np.float32
+    assert ((vectors * encoder.encode(TEXTS)).sum(axis=1) >= 0.999).all()
+    with pytest.raises(ValueError, match="precision is one of fp32, bf16, not 'int4'"):
+        TextEncoder(precision="int4")
+
+
 def test_naming_a_version_does_not_import_torch():
     code = "import sys, dsirm_models.encoder as e; e.encoder_version(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
