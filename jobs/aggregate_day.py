@@ -47,6 +47,8 @@ def run(home: Home, days: Sequence[dt.date]) -> None:
 
     def stage(frame: DataFrame) -> DataFrame:
         staged.append(frame.persist(StorageLevel.DISK_ONLY))
+        # Counted at once: what is kept then knows its size, and joins with the small ones move no large one.
+        staged[-1].count()
         return staged[-1]
 
     events = clicks.clean_events(
@@ -56,11 +58,10 @@ def run(home: Home, days: Sequence[dt.date]) -> None:
         robot_events=limits.robot_events,
         robot_searches=limits.robot_searches,
     )
-    kept = stage(events.kept)
-    views, nameless = clicks.join_views(kept)
-    rows = stage(views.rows)
+    views, nameless = clicks.join_views(events.kept)
+    shown = stage(clicks.position_counts(views))
     refused = stage(events.refused.unionByName(clicks.refused_events(nameless)))
-    (counted,) = rows.agg(F.coalesce(F.sum("events"), F.lit(0))).collect()[0]
+    (counted,) = shown.agg(F.coalesce(F.sum("events"), F.lit(0))).collect()[0]
     read, out = log.count(), refused.count()
     if read != counted + out:
         raise DataError(
@@ -68,14 +69,13 @@ def run(home: Home, days: Sequence[dt.date]) -> None:
         )
     counts = {"read": read, "accepted": counted, "quarantined": out}
     by_day = dict(zip(map(label, parts), memos.values(), strict=True))
-    views = clicks.Views(rows)
     quarantine.replace(
         refused.withColumns({"run_date": F.col("event_date"), "job": F.lit(JOB)}).drop("event_date"),
         job=JOB,
         memo=dict(zip(map(label, quarantined), memos.values(), strict=True)),
         counts=counts,
     )
-    query_days.replace(clicks.query_counts(views, events.texts), job=JOB, memo=by_day, counts=counts)
-    pair_days.replace(clicks.pair_counts(views, clicks.position_curve(views)), job=JOB, memo=by_day, counts=counts)
+    query_days.replace(clicks.query_counts(events.kept, events.texts), job=JOB, memo=by_day, counts=counts)
+    pair_days.replace(clicks.pair_counts(shown, clicks.position_curve(shown)), job=JOB, memo=by_day, counts=counts)
     for frame in staged:
         frame.unpersist()

@@ -18,28 +18,23 @@ from pipelines.columns import hashed, refused, with_normalised_query
 SCALE = 1_000_000  # expected clicks are summed as integers, in millionths: float sums depend on the order of rows
 LAST_POSITION = 100  # deeper positions share one click rate
 
-# Letters and digits of any script: `has_words` of schemas.text, as Java's regular expression.
 KEY = ["event_date", "event_hash"]
+PLAIN = ["event_time", "position", "action"]
+# What is counted of an event, in the order that decides between its deliveries.
+ORDER = ["event_time", "search", "session", "query_id", "item_hash", "position", "action"]
+# Letters and digits of any script: `has_words` of schemas.text, as Java's regular expression.
 HAS_WORDS = r"[\p{L}\p{N}]"
 
 
 class Events(NamedTuple):
-    """The events of a day that count, and those refused."""
+    """The events of some days that count, and those refused."""
 
     kept: DataFrame
-    """event_date, event_hash, search, session, query_id, item_hash, position, action: one row an event."""
+    """event_date, event_hash, event_time, search, session, query_id, item_hash, position, action: one row an event."""
     texts: DataFrame
     """event_date, query_id, query: the text of every query of a day, once."""
     refused: DataFrame
     """event_date, source, reason, row."""
-
-
-class Views(NamedTuple):
-    """What each result page showed and what came of it: one row per search and item."""
-
-    rows: DataFrame
-    """event_date, search, query_id, item_hash, position (NULL without an impression), impressions, clicks, carts,
-    purchases: 0 or 1 each; orphan_actions counts the actions of a row never shown, events all of its events."""
 
 
 def clean_events(
@@ -54,90 +49,103 @@ def clean_events(
 
     Every row of `log` ends in `kept` or in `refused`. Of several deliveries of an event the least one is kept. Only
     fixed-width columns are shuffled: the refused few find their whole row again by the hash of their event id.
-    `stage` is called on what several of the results are computed from, so that a job can keep it.
+    `stage` is called on what several of the results are computed from, so that a job can keep it; what it returns may
+    know its size, and a small one is then broadcast.
     """
-    named = with_normalised_query(log.withColumn("_query", F.col("query")), "_query")
-    judged = named.select(
-        *[F.col(f"`{name}`") for name in log.columns],
-        F.col("_query"),
-        hashed("event_id").alias("event_hash"),
+    hashes = [column.alias(name) for name, column in _hashes().items()]
+    alone = F.col("search_id").isNull().alias("_alone")
+    narrow = log.select("event_date", *hashes, *PLAIN, F.col("query").alias("_query"), alone)
+    named = with_normalised_query(narrow, "_query").withColumn("query_id", hashed("_query"))
+    events = stage(named.select(*KEY, *ORDER, _unsound(max_query_chars, F.col("_alone")).isNull().alias("_sound")))
+    again = stage(events.groupBy(*KEY).count().where(F.col("count") > 1).select(*KEY))
+    sound = events.where("_sound").drop("_sound")
+    several = sound.join(again, KEY, "left_semi").groupBy(*KEY).agg(F.min(F.struct(*ORDER)).alias("event"))
+    once = sound.join(again, KEY, "left_anti").unionByName(stage(several.select(*KEY, "event.*")))
+    robots = stage(_robots(once, robot_events, robot_searches))
+    session = ["event_date", "session"]
+    robotic = once.join(robots, session, "left_semi").select(*KEY, F.lit(True).alias("_robot"))
+    suspects = again.unionByName(events.where(~F.col("_sound")).select(*KEY)).withColumn("_robot", F.lit(False))
+    marked = stage(suspects.unionByName(robotic).groupBy(*KEY).agg(F.max("_robot").alias("_robot")))
+    texts = with_normalised_query(log.select("event_date", "query").where(F.col("query").isNotNull()))
+    return Events(
+        kept=once.join(robots, session, "left_anti"),
+        texts=texts.select("event_date", hashed("query").alias("query_id"), "query").distinct(),
+        refused=_refused_rows(stage(_whole_rows(log, marked)), log.columns, max_query_chars),
+    )
+
+
+def _hashes() -> dict[str, Column]:
+    """The fixed-width columns of an event in place of its ids."""
+    return {
+        "event_hash": hashed("event_id"),
+        # An action outside any search stands for itself.
+        "search": F.coalesce(hashed("search_id"), hashed(F.concat(F.lit("event:"), "event_id"))),
+        "session": hashed("session_id"),
+        "item_hash": hashed("item_id"),
+    }
+
+
+def _unsound(max_query_chars: int, no_search: Column) -> Column:
+    """Why a row with the normal form of its query in `_query` does not count; NULL where it does."""
+    return (
         F.when(F.length("_query") > max_query_chars, f"query longer than {max_query_chars} characters")
         .when(~F.col("_query").rlike(HAS_WORDS), "query without a letter or digit")
-        .when(F.col("search_id").isNull() & F.col("_query").isNull(), "action without search and query")
-        .alias("_reason"),
-    )
-    sound = judged.where(F.col("_reason").isNull())
-    narrow = sound.select(*KEY, _event().alias("event"))
-    first = narrow.groupBy("event_date", "event_hash").agg(F.min("event").alias("event"), F.count("*").alias("_copies"))
-    events = stage(first.select("event_date", "event_hash", "_copies", "event.*").drop("event_time"))
-    robots = stage(_robots(events, robot_events, robot_searches))
-    kept = events.join(F.broadcast(robots), ["event_date", "session"], "left_anti")
-    robotic = events.join(F.broadcast(robots), ["event_date", "session"], "left_semi").select(*KEY)
-    copied = events.where(F.col("_copies") > 1).select(*KEY)
-    out = _refused_rows(judged, copied, robotic, log.columns)
-    texts = sound.where(F.col("_query").isNotNull()).select(
-        "event_date", hashed("_query").alias("query_id"), F.col("_query").alias("query")
-    )
-    return Events(kept.drop("_copies"), texts.distinct(), out)
-
-
-def _event() -> Column:
-    """What is counted of a row, in the order that decides between deliveries."""
-    return F.struct(
-        "event_time",
-        # An action outside any search stands for itself.
-        F.coalesce(hashed("search_id"), hashed(F.concat(F.lit("event:"), "event_id"))).alias("search"),
-        hashed("session_id").alias("session"),
-        hashed("_query").alias("query_id"),
-        hashed("item_id").alias("item_hash"),
-        "position",
-        "action",
+        .when(no_search & F.col("_query").isNull(), "action without search and query")
     )
 
 
-def _refused_rows(judged: DataFrame, copied: DataFrame, robotic: DataFrame, columns: list[str]) -> DataFrame:
-    def out(rows: DataFrame, reason: str | Column) -> DataFrame:
-        return refused(rows, "click_log", reason, columns, keep=["event_date"])
+def _whole_rows(log: DataFrame, marked: DataFrame) -> DataFrame:
+    """Rows of the log whose event is marked, with the normal form of their query in `_query`."""
+    found = log.withColumn("event_hash", hashed("event_id")).join(marked, KEY).withColumn("_query", F.col("query"))
+    return with_normalised_query(found, "_query")
 
-    unsound = out(judged.where(F.col("_reason").isNotNull()), F.col("_reason"))
-    sound = judged.where(F.col("_reason").isNull())
+
+def _refused_rows(rows: DataFrame, columns: list[str], max_query_chars: int) -> DataFrame:
+    """All deliveries of the marked events, but for the one that counts."""
+    named = rows.withColumns({**_hashes(), "query_id": hashed("_query")})
+    judged = named.withColumn("_reason", _unsound(max_query_chars, F.col("search_id").isNull()))
     # The delivery that counts comes first, so that what is kept here is each of the others, whole.
-    deliveries = Window.partitionBy(*KEY).orderBy(_event(), *[F.col(f"`{name}`") for name in columns])
-    ranked = sound.join(copied, KEY, "left_semi").withColumn("_copy", F.row_number().over(deliveries))
-    copies = out(ranked.where(F.col("_copy") > 1), "duplicate of an event")
-    once = sound.join(copied, KEY, "left_anti").unionByName(ranked.where(F.col("_copy") == 1).drop("_copy"))
-    by_robots = once.join(robotic, KEY, "left_semi")
-    return unsound.unionByName(copies).unionByName(out(by_robots, "robot-like session"))
+    deliveries = Window.partitionBy(*KEY).orderBy(*ORDER, *[F.col(f"`{name}`") for name in columns])
+    ranked = judged.where(F.col("_reason").isNull()).withColumn("_copy", F.row_number().over(deliveries))
+    counted = F.when(F.col("_robot"), "robot-like session")
+    others = ranked.withColumn("_reason", F.when(F.col("_copy") > 1, "duplicate of an event").otherwise(counted))
+    out = judged.unionByName(others.drop("_copy")).where(F.col("_reason").isNotNull())
+    return refused(out, "click_log", F.col("_reason"), columns, keep=["event_date"])
 
 
 def _robots(events: DataFrame, max_events: int, max_searches: int) -> DataFrame:
-    counted = (
+    pages = (
         events.where(F.col("session").isNotNull())
-        .groupBy("event_date", "session")
-        .agg(F.count("*").alias("events"), F.countDistinct("search").alias("searches"))
+        .groupBy("event_date", "session", "search")
+        .agg(F.count("*").alias("n"))
     )
+    counted = pages.groupBy("event_date", "session").agg(F.sum("n").alias("events"), F.count("*").alias("searches"))
     return counted.where((F.col("events") > max_events) | (F.col("searches") > max_searches)).select(
         "event_date", "session"
     )
 
 
-def join_views(events: DataFrame) -> tuple[Views, DataFrame]:
+def join_views(events: DataFrame) -> tuple[DataFrame, DataFrame]:
     """Actions joined to the impressions of their search: one row per search and item.
 
-    Returns the views and the events refused because no row of their search says what was searched for (columns of
-    `events`). An action without an impression on its day counts and is flagged as orphan.
+    Returns the views (event_date, search, query_id, item_hash, position (NULL without an impression), impressions,
+    clicks, carts, purchases: 0 or 1 each; orphan_actions counts the actions of a row never shown, events all of its
+    events) and the events refused because no row of their search says what was searched for (columns of `events`). An
+    action without an impression on its day counts and is flagged as orphan.
     """
-    page = Window.partitionBy("event_date", "search")
-    known = events.withColumn("query_id", F.coalesce("query_id", F.min("query_id").over(page)))
-    lost = known.where(F.col("query_id").isNull())
+    page = ["event_date", "search"]
+    named, nameless = events.where(F.col("query_id").isNotNull()), events.where(F.col("query_id").isNull())
+    queries = named.groupBy(*page).agg(F.min("query_id").alias("query_id"))
+    found = nameless.drop("query_id").join(queries, page, "left")
+    lost = found.where(F.col("query_id").isNull())
     shown = F.col("action") == "impression"
 
     def once(action: str) -> Column:
         return F.max((F.col("action") == action).cast("bigint"))
 
-    rows = (
-        known.where(F.col("query_id").isNotNull())
-        .groupBy("event_date", "search", "query_id", "item_hash")
+    views = (
+        named.unionByName(found.where(F.col("query_id").isNotNull()))
+        .groupBy(*page, "query_id", "item_hash")
         .agg(
             F.min(F.when(shown, F.least("position", F.lit(LAST_POSITION)))).alias("position"),
             once("impression").alias("impressions"),
@@ -147,37 +155,50 @@ def join_views(events: DataFrame) -> tuple[Views, DataFrame]:
             F.count_if(~shown).alias("actions"),
             F.count("*").alias("events"),
         )
-        .withColumn("orphan_actions", F.when(F.col("impressions") == 0, F.col("actions")).otherwise(F.lit(0)))
-        .drop("actions")
     )
-    return Views(rows), lost
+    orphans = F.when(F.col("impressions") == 0, F.col("actions")).otherwise(F.lit(0))
+    return views.withColumn("orphan_actions", orphans).drop("actions"), lost
 
 
-def position_curve(views: Views) -> DataFrame:
+def position_counts(views: DataFrame) -> DataFrame:
+    """Views -> how often each pair was shown at each position, and what came of it: event_date, query_id, item_hash,
+    position (NULL where it was not shown), impressions, clicks, carts, purchases, orphan_actions, events.
+    """
+    return views.groupBy("event_date", "query_id", "item_hash", "position").agg(
+        *[
+            F.sum(name).alias(name)
+            for name in ("impressions", "clicks", "carts", "purchases", "orphan_actions", "events")
+        ]
+    )
+
+
+def position_curve(counts: DataFrame) -> DataFrame:
     """Click rate of each position on each day, in millionths: event_date, position, rate. A hundred rows a day.
 
     Clicks over expected clicks (COEC) divides a pair's clicks by what its positions alone would have earned.
     """
-    shown = views.rows.where(F.col("position").isNotNull())
-    counts = shown.groupBy("event_date", "position").agg(
+    shown = counts.where(F.col("position").isNotNull())
+    sums = shown.groupBy("event_date", "position").agg(
         F.sum("clicks").alias("clicks"), F.sum("impressions").alias("impressions")
     )
-    return counts.select("event_date", "position", F.expr(f"(clicks * {SCALE}) div impressions").alias("rate"))
+    return sums.select("event_date", "position", F.expr(f"(clicks * {SCALE}) div impressions").alias("rate"))
 
 
-def pair_counts(views: Views, curve: DataFrame) -> DataFrame:
-    """Views -> `pair_days`. Integers only, so any order of rows gives the same sums."""
-    rated = views.rows.join(F.broadcast(curve), ["event_date", "position"], "left")
+def pair_counts(counts: DataFrame, curve: DataFrame) -> DataFrame:
+    """Counts by position -> `pair_days`. Integers only, so any order of rows gives the same sums."""
+    rated = counts.join(F.broadcast(curve), ["event_date", "position"], "left")
+    expected = F.coalesce(F.col("rate") * F.col("impressions"), F.lit(0))
     return rated.groupBy("event_date", "query_id", "item_hash").agg(
-        *[F.sum(name).cast("bigint").alias(name) for name in ("impressions", "clicks", "carts", "purchases")],
-        F.sum(F.coalesce("rate", F.lit(0))).cast("bigint").alias("expected_clicks"),
-        F.sum("orphan_actions").cast("bigint").alias("orphan_actions"),
+        *[F.sum(name).alias(name) for name in ("impressions", "clicks", "carts", "purchases")],
+        F.sum(expected).alias("expected_clicks"),
+        F.sum("orphan_actions").alias("orphan_actions"),
     )
 
 
-def query_counts(views: Views, texts: DataFrame) -> DataFrame:
-    """Views and the texts of their queries -> `query_days`: each query's text once, and its searches."""
-    searches = views.rows.groupBy("event_date", "query_id").agg(F.countDistinct("search").alias("searches"))
+def query_counts(events: DataFrame, texts: DataFrame) -> DataFrame:
+    """Events that count and the texts of their queries -> `query_days`: each query's text once, and its searches."""
+    named = events.where(F.col("query_id").isNotNull()).select("event_date", "query_id", "search").distinct()
+    searches = named.groupBy("event_date", "query_id").agg(F.count("*").alias("searches"))
     return texts.join(searches, ["event_date", "query_id"]).select("event_date", "query_id", "query", "searches")
 
 

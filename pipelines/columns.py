@@ -15,28 +15,27 @@ BEYOND_ASCII = r"[^\x00-\x7F]"
 ASCII_SPACE = r"[\x00-\x20\x7F]+"
 
 
-def _normalised(tables: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    for batch in tables:
-        texts = [normalise_query(text) for text in batch.column("_raw").to_pylist()]
-        yield pa.RecordBatch.from_arrays([batch.column("_raw"), pa.array(texts, pa.string())], ["_raw", "_normal"])
-
-
-def with_normalised_query(events: DataFrame, query: str = "query") -> DataFrame:
+def with_normalised_query(rows: DataFrame, query: str = "query") -> DataFrame:
     """Replace a query column by its normal form (see `schemas.text.normalise_query`).
 
-    ASCII queries, nearly all of a log, take a native expression. Only the distinct others go through Python, in a
-    branch of their own joined back by broadcast, so that no Python worker stands in a wide stage.
+    ASCII queries, nearly all of a log, take a native expression. The other rows go through Python where they are read,
+    before anything is shuffled; they should be narrow by then.
     """
-    is_ascii = ~F.col(query).rlike(BEYOND_ASCII)
-    native = F.trim(F.regexp_replace(F.lower(F.col(query)), ASCII_SPACE, " "))
-    others = (
-        events.where(~is_ascii)
-        .select(F.col(query).alias("_raw"))
-        .distinct()
-        .mapInArrow(_normalised, "_raw STRING, _normal STRING")
+
+    def normalised(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            at = batch.schema.get_field_index(query)
+            texts = batch.column(at).dictionary_encode()
+            normal = pa.array([normalise_query(text) for text in texts.dictionary.to_pylist()], pa.string())
+            yield batch.set_column(at, query, normal.take(texts.indices))
+
+    text = F.col(f"`{query}`")
+    is_ascii = F.coalesce(~text.rlike(BEYOND_ASCII), F.lit(True))
+    native = F.trim(F.regexp_replace(F.lower(text), ASCII_SPACE, " "))
+    plain = rows.where(is_ascii).select(
+        *[native.alias(name) if name == query else f"`{name}`" for name in rows.columns]
     )
-    joined = events.join(others, events[query] == others["_raw"], "left")
-    return joined.withColumn(query, F.when(is_ascii, native).otherwise(F.col("_normal"))).drop("_raw", "_normal")
+    return plain.unionByName(rows.where(~is_ascii).mapInArrow(normalised, rows.schema))
 
 
 def hashed(text: str | Column) -> Column:

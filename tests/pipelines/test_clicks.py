@@ -13,6 +13,8 @@ from pipelines import clicks
 from schemas.tables import TABLES
 from schemas.text import has_words, normalise_query, text_hash
 
+pytestmark = pytest.mark.slow
+
 # A call of Spark takes seconds, and shrinking makes hundreds.
 UNSHRUNK = [Phase.explicit, Phase.generate]
 
@@ -30,20 +32,26 @@ def event(event_id, search, action, item, *, query=None, position=None, session=
 def aggregate(spark, log, change=lambda rows: rows):
     """Everything that `aggregate_day` makes of a log: pair_days, query_days, refused, events counted."""
     rows = change(spark.createDataFrame(log, TABLES["click_log"].ddl))
-    events = clicks.clean_events(rows, **LIMITS)
-    kept = events.kept.persist()
+    staged = []
+
+    def stage(frame):
+        staged.append(frame.persist())
+        return staged[-1]
+
+    events = clicks.clean_events(rows, **LIMITS, stage=stage)
+    kept = stage(events.kept)
     views, lost = clicks.join_views(kept)
-    views = clicks.Views(views.rows.persist())
-    pairs = clicks.pair_counts(views, clicks.position_curve(views))
+    counts = stage(clicks.position_counts(views))
+    pairs = clicks.pair_counts(counts, clicks.position_curve(counts))
     refused = events.refused.unionByName(clicks.refused_events(lost))
     made = {
         "pairs": sorted(tuple(row) for row in pairs.select(*TABLES["pair_days"].names).collect()),
-        "queries": sorted(tuple(row) for row in clicks.query_counts(views, events.texts).collect()),
+        "queries": sorted(tuple(row) for row in clicks.query_counts(kept, events.texts).collect()),
         "refused": sorted((row["event_date"], row["reason"], row["row"]) for row in refused.collect()),
-        "counted": views.rows.agg({"events": "sum"}).collect()[0][0] or 0,
+        "counted": counts.agg({"events": "sum"}).collect()[0][0] or 0,
     }
-    views.rows.unpersist()
-    kept.unpersist()
+    for frame in staged:
+        frame.unpersist()
     return made
 
 
@@ -230,7 +238,6 @@ def reference(log):
     }
 
 
-@pytest.mark.slow
 @settings(max_examples=4, phases=UNSHRUNK)
 @given(logs())
 def test_every_event_is_counted_once_or_refused(spark, log):
@@ -254,7 +261,6 @@ def fingerprint(row):
     return tuple(sorted((row | {"event_time": row["event_time"][:19]}).items()))
 
 
-@pytest.mark.slow
 def test_a_day_comes_out_the_same_alone_among_others_and_in_any_order(spark):
     log = some_log(random.Random(5))
     whole = aggregate(spark, log)
