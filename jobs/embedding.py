@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame
@@ -15,6 +16,15 @@ from jobs.plan import Plan
 from pipelines.embed import encode_texts, texts_to_encode
 
 
+def is_complete(home: Home, plan: Plan, table: str, wanted: pa.ChunkedArray) -> bool:
+    """Whether every hash of `wanted` has its vector: asked of key columns alone, so that a night without new texts
+    starts no Spark.
+    """
+    rows = home.store.read_arrow(table, {"encoder_version": plan.encoder_version}, columns=["text_hash"])
+    known = np.unique(rows["text_hash"].to_numpy())
+    return bool(np.isin(np.unique(wanted.drop_null().to_numpy()), known, assume_unique=True).all())
+
+
 def embed(home: Home, plan: Plan, table: str, texts: DataFrame, *, job: str) -> None:
     """Encode every text_hash of `texts` without a vector and add it to the partition of the plan's date."""
     store, encoder = home.store, home.settings.encoder
@@ -24,12 +34,12 @@ def embed(home: Home, plan: Plan, table: str, texts: DataFrame, *, job: str) -> 
     missing = texts_to_encode(texts, known).persist(StorageLevel.DISK_ONLY)
     count = missing.count()
     if count:
-        name, max_tokens, batch = encoder.name, encoder.max_tokens, encoder.batch
+        name, max_tokens, precision, batch = encoder.name, encoder.max_tokens, encoder.precision, encoder.batch
 
         def encode(batch_of_texts: Sequence[str]) -> pa.Array:
             from dsirm_models.encoder import load_encoder
 
-            vectors = load_encoder(name, max_tokens=max_tokens, batch_size=batch).encode(batch_of_texts)
+            vectors = load_encoder(name, max_tokens, precision=precision, batch_size=batch).encode(batch_of_texts)
             return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
 
         # Partitions of equal size: encoding is the cost, and the rows left after an anti-join lie anywhere.

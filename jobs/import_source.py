@@ -95,6 +95,8 @@ def table(home: Home, path: Path, mapping_file: Path, *, replace: bool = False) 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """What an importer or Spark's readers say of a file that they cannot use, as an error about data."""
+    if not path.exists():  # said at once: Spark takes seconds to start
+        raise DataError(f"{path} does not exist.")
     try:
         yield
     except (ValueError, OSError) as error:

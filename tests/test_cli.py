@@ -47,7 +47,7 @@ def test_every_job_says_what_it_reads_and_writes():
         (("coverage",), "Nothing is published yet"),
         (("releases", "rollback", "2026-01-31-00000000"), "There is no published release"),
         (("build-corpus", "--release", "../../etc/passwd"), "is not a release id"),
-        (("import", "icecat", "/nowhere"), "products.tsv.gz"),
+        (("import", "icecat", "/nowhere"), "/nowhere does not exist"),
         (("nightly", "--profile", "nope"), "There is no profile"),
     ],
 )
