@@ -65,7 +65,7 @@ def test_a_table_never_written_reads_as_an_empty_one(store, spark):
     assert not store.exists("catalog")
 
 
-@pytest.mark.parametrize("kind", ["arrow", "spark"])
+@pytest.mark.parametrize("kind", ["arrow", SPARK])
 def test_replacing_touches_only_the_named_partition(filled, request, kind):
     if kind == "arrow":
         of(filled, TWO).replace(days(OTHER), job="second")

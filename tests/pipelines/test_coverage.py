@@ -9,6 +9,8 @@ from pipelines.coverage import measure_coverage
 from schemas.sids import pack
 from schemas.tables import TABLES
 
+pytestmark = pytest.mark.slow
+
 SIDS = {"a": (0, 0, 0), "b": (0, 0, 1), "c": (0, 1, 0), "d": (1, 0, 0)}
 PRIOR = {"a": (0, 0, 0), "b": (0, 0, 2), "c": (1, 1, 0), "z": (1, 1, 1)}
 CATALOG = [("a", "shoes"), ("b", "shoes"), ("c", "hats"), ("d", "hats"), ("e", None)]
@@ -78,7 +80,6 @@ def test_churn_counts_items_of_both_releases_whose_prefix_moved(by_hand):
     assert [by_hand[f"level={level}"]["churn"] for level in (1, 2, 3)] == pytest.approx([1 / 3, 1 / 3, 2 / 3])
 
 
-@pytest.mark.slow
 def test_one_sid_for_all(spark):
     found = measured(spark, sids=dict.fromkeys("abcd", (1, 1, 1)), prior={})
     level = found["level=3"]
@@ -86,14 +87,12 @@ def test_one_sid_for_all(spark):
     assert level["churn"] is None, "nothing before to compare with"
 
 
-@pytest.mark.slow
 def test_nothing_assigned_or_predicted_is_no_coverage_and_no_error(spark):
     found = measured(spark, sids={}, predicted=[])
     assert [found["all"][name] for name in ("items", "items_covered", "traffic", "traffic_covered")] == [5, 0, 100, 0]
     assert (found["level=1"]["utilisation"], found["level=1"]["entropy"], found["level=1"]["gini"]) == (0.0, None, None)
 
 
-@pytest.mark.slow
 def test_order_of_rows_changes_no_bit(spark):
     draw = random.Random(3)
     sids = {f"i{n}": (draw.randrange(97), draw.randrange(89), draw.randrange(83)) for n in range(3000)}

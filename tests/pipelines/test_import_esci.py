@@ -50,6 +50,7 @@ def directory(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_labels_and_stand_in_clicks(spark, directory):
     found = import_esci(read_esci(spark, directory), key="k")
     items = found.catalog.collect()
@@ -82,6 +83,7 @@ def test_labels_and_stand_in_clicks(spark, directory):
     assert sorted(map(tuple, again.astype(str).values)) == sorted(map(tuple, log.astype(str).values))
 
 
+@pytest.mark.slow
 def test_the_small_version_and_other_locales(spark, directory):
     small = import_esci(read_esci(spark, directory), key="k", small=True)
     assert small.labels.where(F.col("query") == "only exact").isEmpty()

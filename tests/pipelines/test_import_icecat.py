@@ -47,6 +47,7 @@ def directory(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_small_files_are_shaped_and_counted(spark, directory):
     found = import_icecat(read_icecat(spark, directory))
     items = {row.item_id: row for row in found.catalog.collect()}

@@ -15,6 +15,8 @@ from pipelines.simulate_synonyms import NICKNAMES, OTHER_WORDS
 from schemas.tables import TABLES
 from schemas.text import normalise_query
 
+pytestmark = pytest.mark.slow
+
 LAST_DAY = date(2026, 1, 31)
 DAYS = 3
 RATES = SimulatorRates(robot_searches=60, duplicate_share=0.03, broken_share=0.05, late_share=0.2)
