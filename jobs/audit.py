@@ -1,24 +1,36 @@
 """Audit a release before it is published: contracts by Great Expectations, then the gates of the settings.
 
-Reads every table of the release and `releases`. Writes the outcome to HOME/audits/RELEASE.json. A failed gate names the
-rule, the figure and the limit, ends with exit code 65, and leaves the current release serving.
+Reads every table of the release, query_days and `releases`. Writes the figures to HOME/audits/RELEASE.json, the suites'
+outcome to HOME/audits/RELEASE/TABLE.html, and rows that break a contract to quarantine (the first 1,000 a table). A
+failed rule is named with its figure and its limit; the job then ends with exit code 65, and the current release goes on
+serving.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+import statistics
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import DataFrame
 
 from jobs import releases
 from jobs.errors import AuditFailed, DataError
 from jobs.files import write_json
 from jobs.home import Home
 from jobs.plan import Plan
-from schemas.expectations import failures
+from pipelines.broken_rows import broken_rows
+from schemas.expectations import validate
 from schemas.tables import TABLES
 
 JOB = "audit"
 AUDITED = ("item_sids", "sid_items", "query_sids", "prefix_match_features", "sid_coverage")
+# Enough to see what is wrong; a bug that breaks every row must not write them all again.
+KEPT_ROWS = 1000
+TRAILING_DAYS, LEAST_DAYS = 7, 3
 
 
 def run(home: Home, plan: Plan) -> None:
@@ -27,19 +39,43 @@ def run(home: Home, plan: Plan) -> None:
     if path.is_file():
         return
     found: list[str] = []
+    refused: list[pa.Table] = []
+    pages = path.with_suffix("")
+    pages.mkdir(parents=True, exist_ok=True)
     for name in AUDITED:
         rows = home.store.read(home.spark, name, {"release": plan.release}).persist()
-        found += failures(rows, TABLES[name])
+        outcome = validate(rows, TABLES[name])
+        (pages / f"{name}.html").write_text(outcome.page, encoding="utf-8")
+        if outcome.broken:
+            found += outcome.broken
+            refused.append(_kept(rows, name))
         rows.unpersist()
-    metrics = figures(home, plan.release)
+    _quarantine(home, plan, refused)
+    metrics = figures(home, plan)
     serving = releases.current(home.store)
     found += broken_gates(home, metrics, dict(serving["metrics"]) if serving else {})
     if found:
         raise AuditFailed(
             f"Release {plan.release} is not published; {serving['release'] if serving else 'no release'} goes on "
-            "serving. Rules broken:\n  " + "\n  ".join(found)
+            "serving. Rules broken:\n  " + "\n  ".join(found) + f"\nAll rules: {pages}; rows: quarantine."
         )
     write_json(path, metrics)
+
+
+def _kept(rows: DataFrame, name: str) -> pa.Table:
+    return broken_rows(rows, TABLES[name]).limit(KEPT_ROWS).toArrow()
+
+
+def _quarantine(home: Home, plan: Plan, refused: list[pa.Table]) -> None:
+    """Keep what was refused; an audit that finds nothing clears what one of the same day kept before."""
+    target = home.store.target("quarantine", {"run_date": plan.date, "job": JOB})
+    if not refused and not home.store.count("quarantine", *target.partitions):
+        return
+    rows = pa.concat_tables(refused) if refused else TABLES["quarantine"].arrow_schema().empty_table()
+    if refused:
+        rows = rows.append_column("run_date", pa.array([plan.date] * len(rows), pa.date32()))
+        rows = rows.append_column("job", pa.array([JOB] * len(rows), pa.string()))
+    target.replace(rows, job=JOB, counts={"quarantined": len(rows)})
 
 
 def passed(home: Home, release: str) -> dict[str, float]:
@@ -51,8 +87,9 @@ def passed(home: Home, release: str) -> dict[str, float]:
     return metrics
 
 
-def figures(home: Home, release: str) -> dict[str, float]:
-    """What the gates look at, from sid_coverage and ranker_metrics."""
+def figures(home: Home, plan: Plan) -> dict[str, float]:
+    """What the gates look at, from sid_coverage, ranker_metrics and query_days."""
+    release = plan.release
     slices = {row["slice"]: row for row in home.store.read_arrow("sid_coverage", {"release": release}).to_pylist()}
     overall = slices["all"]
     found = {
@@ -70,7 +107,21 @@ def figures(home: Home, release: str) -> dict[str, float]:
     for row in home.store.read_arrow("ranker_metrics", {"release": release}).to_pylist():
         if row["seed"] == -1 and row["slice"] == "all" and row["auc"] is not None:
             found[f"auc_{row['variant']}"] = row["auc"]
+    if (volume := _volume(home, plan)) is not None:
+        found["volume"] = volume
     return found
+
+
+def _volume(home: Home, plan: Plan) -> float | None:
+    """Searches of the as-of day over the median of up to seven days before it; None with fewer than three of them."""
+    days = [dt.date.fromisoformat(day) for day in plan.days][-TRAILING_DAYS - 1 :]
+    searches = {
+        day: pc.sum(home.store.read_arrow("query_days", {"event_date": day}, columns=["searches"])["searches"]).as_py()
+        for day in days
+    }
+    before = [float(searches[day] or 0) for day in days if day < plan.date]
+    middle = statistics.median(before) if len(before) >= LEAST_DAYS else 0.0
+    return float(searches.get(plan.date) or 0) / middle if middle else None
 
 
 def broken_gates(home: Home, found: dict[str, float], before: dict[str, float]) -> list[str]:
@@ -78,10 +129,17 @@ def broken_gates(home: Home, found: dict[str, float], before: dict[str, float]) 
     gates = home.settings.gates
     rules: list[tuple[str, bool, Any]] = [
         ("item_coverage", found["item_coverage"] >= gates.item_coverage, gates.item_coverage),
+        ("query_coverage", found["query_coverage"] >= gates.query_coverage, gates.query_coverage),
         ("traffic_coverage", found["traffic_coverage"] >= gates.traffic_coverage, gates.traffic_coverage),
         ("largest_bucket", found["largest_bucket"] <= gates.largest_bucket, gates.largest_bucket),
         ("churn_1", found.get("churn_1", 0.0) <= gates.churn_1, gates.churn_1),
     ]
+    for level in (1, 2, 3):
+        used = found[f"utilisation_{level}"]
+        rules.append((f"utilisation_{level}", used >= gates.utilisation, gates.utilisation))
+    if "volume" in found:
+        rules.append(("volume", found["volume"] >= gates.volume_low, gates.volume_low))
+        rules.append(("volume", found["volume"] <= gates.volume_high, gates.volume_high))
     if "auc_dsirm" in found and "auc_dsirm" in before:
         least = before["auc_dsirm"] - gates.auc_drop
         rules.append(("auc_dsirm", found["auc_dsirm"] >= least, least))

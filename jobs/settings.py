@@ -188,8 +188,12 @@ class Gates(Section):
     """What a release must reach to be published."""
 
     item_coverage: Share = Field(0.98, description="Share of catalogue items with a SID, at least.")
+    query_coverage: Share = Field(0.5, description="Share of the window's queries with a SID, at least.")
     traffic_coverage: Share = Field(0.9, description="Share of searches whose query has a SID, at least.")
     largest_bucket: Share = Field(0.25, description="Share of all items behind one SID, at most.")
+    utilisation: Share = Field(0.1, description="Share of a level's codes that some item uses, at least; every level.")
+    volume_low: float = Field(0.3, ge=0, description="Searches of the day over the median of the 7 before, at least.")
+    volume_high: float = Field(3.0, gt=0, description="The same, at most. Asked once three days came before.")
     churn_1: Share = Field(0.5, description="Refit: share of items whose level-1 code moved, at most.")
     auc_drop: Share = Field(0.05, description="Ranker AUC below that of the current release, at most.")
 

@@ -5,7 +5,7 @@ Great Expectations takes seconds to import, so it is imported when a suite is as
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from schemas.contract import Between, OneOf, Table
 
@@ -37,13 +37,24 @@ def expectations(table: Table, *, least_rows: int = 1) -> list[Any]:
     return rules
 
 
-def failures(rows: DataFrame, table: Table, *, least_rows: int = 1) -> list[str]:
-    """Rules of the contract that `rows` break, in words; empty where all hold.
+class Validation(NamedTuple):
+    """What a suite found."""
+
+    broken: list[str]
+    """The rules broken, in words; empty where all hold."""
+    page: str
+    """All rules with their outcomes, as an HTML page (Great Expectations' Data Docs)."""
+
+
+def validate(rows: DataFrame, table: Table, *, least_rows: int = 1) -> Validation:
+    """Run the suite of a contract over rows.
 
     `rows` should be one partition, since keys are checked without the partition columns.
     """
     import great_expectations as gx
     from great_expectations.core import ExpectationSuite
+    from great_expectations.render.renderer import ValidationResultsPageRenderer
+    from great_expectations.render.view import DefaultJinjaPageView
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}  # type: ignore[assignment]
@@ -56,7 +67,9 @@ def failures(rows: DataFrame, table: Table, *, least_rows: int = 1) -> list[str]
         gx.ValidationDefinition(name=table.name, data=definition, suite=suite)
     )
     result = validation.run(batch_parameters={"dataframe": rows}, result_format="BOOLEAN_ONLY")
-    return [_in_words(table, entry) for entry in result.results if not entry.success]
+    broken = [_in_words(table, entry) for entry in result.results if not entry.success]
+    page = DefaultJinjaPageView().render(ValidationResultsPageRenderer().render(result))  # type: ignore[no-untyped-call]
+    return Validation(broken, str(page))
 
 
 def _in_words(table: Table, entry: Any) -> str:

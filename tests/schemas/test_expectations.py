@@ -3,7 +3,7 @@
 import pytest
 
 from schemas.contract import Between, Column, Holds, OneOf, Table
-from schemas.expectations import failures
+from schemas.expectations import validate
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ SOUND = [("d", "x", 1, 0, "a"), ("d", "x", 2, 9, "a"), ("d", "y", 1, None, None)
 
 
 def found(spark, rows, **options):
-    return failures(spark.createDataFrame(rows, DDL), TABLE, **options)
+    return validate(spark.createDataFrame(rows, DDL), TABLE, **options).broken
 
 
 def test_sound_rows_break_nothing(spark):
@@ -58,5 +58,5 @@ def test_an_empty_partition_is_refused_unless_allowed(spark):
 
 def test_a_key_of_one_column_beside_the_partition(spark):
     table = Table("t", "T.", TABLE.columns, key=("day", "id"), partition=("day",))
-    (only,) = failures(spark.createDataFrame(SOUND, DDL), table)
+    (only,) = validate(spark.createDataFrame(SOUND, DDL), table).broken
     assert "expect_column_values_to_be_unique" in only

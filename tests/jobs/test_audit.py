@@ -1,0 +1,62 @@
+"""What the audit refuses, and what it leaves behind for whoever has to find out why."""
+
+import dataclasses
+import datetime as dt
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+from jobs import audit, releases
+from jobs.errors import AuditFailed
+from jobs.plan import load_plan
+from tests.marketplace import LAST_DAY, copy_home
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def audited(market, first, tmp_path, spark):
+    """A copy of the published home whose release has still to be audited, and its plan."""
+    home = copy_home(market, tmp_path / "home", spark)
+    (home.root / "audits" / f"{first}.json").unlink()
+    return home, load_plan(home, first)
+
+
+def change(home, name, part, column, values):
+    rows = home.store.read_arrow(name, part)
+    place = rows.schema.get_field_index(column)
+    changed = rows.set_column(place, rows.schema.field(column), values(rows[column]))
+    home.store.target(name, part).replace(changed, job="test")
+
+
+def test_rows_that_break_a_contract_are_named_and_kept_and_a_sound_release_clears_them(audited, first):
+    home, plan = audited
+    part = {"release": first}
+    sound = home.store.read_arrow("item_sids", part)
+    change(home, "item_sids", part, "residual_norm", lambda norm: pa.array([-1.0, *norm.to_pylist()[1:]], pa.float32()))
+    with pytest.raises(AuditFailed, match=r"item_sids: expect_column_values_to_be_between .*residual_norm"):
+        audit.run(home, plan)
+    kept = home.store.read_arrow("quarantine", {"run_date": LAST_DAY, "job": "audit"}).to_pylist()
+    assert [(row["source"], row["reason"]) for row in kept] == [("item_sids", "not so: residual_norm in [0, ∞]")]
+    assert f'"item_id":"{sound["item_id"][0]}"' in kept[0]["row"]
+    assert "residual_norm" in (home.root / "audits" / first / "item_sids.html").read_text()
+
+    home.store.target("item_sids", part).replace(sound, job="test")
+    audit.run(home, plan)
+    assert home.store.count("quarantine", {"run_date": LAST_DAY, "job": "audit"}) == 0
+    assert releases.current(home.store)["release"] == first
+
+
+def test_a_day_with_far_fewer_searches_than_the_days_before_is_refused(audited):
+    home, plan = audited
+    before = [LAST_DAY - dt.timedelta(days=n) for n in (1, 2, 3)]
+    rows = home.store.read_arrow("query_days", {"event_date": LAST_DAY})
+    for day in before:
+        many = rows.set_column(0, rows.schema.field(0), pa.array([day] * len(rows), pa.date32()))
+        many = many.set_column(3, rows.schema.field(3), pc.multiply(rows["searches"], 10))
+        home.store.target("query_days", {"event_date": day}).replace(many, job="test")
+    longer = dataclasses.replace(plan, days=tuple(map(str, [*reversed(before), LAST_DAY])))
+    with pytest.raises(AuditFailed, match=r"gate volume: 0\.1000, limit 0\.3000"):
+        audit.run(home, longer)
+    assert "volume" not in audit.figures(home, plan), "two days say nothing of a trend"
