@@ -184,6 +184,17 @@ def coverage(
     show(views.coverage(open_home(home, profile, settings), release), as_json, "coverage")
 
 
+@app.command("maintain", help=doc("maintain"))
+def maintain(
+    home: HomeOption = HOME,
+    profile: ProfileOption = None,
+    settings: SettingsOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; change nothing.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    show(module("maintain").run(open_home(home, profile, settings), dry_run=dry_run), as_json, "maintained")
+
+
 @app.command("encoder", help=doc("encoder-paths"))
 def encoder(
     home: HomeOption = HOME,

@@ -46,6 +46,18 @@ def summary(data: dict[str, Any]) -> None:
     _console().print(f"Look further: dsirm status | coverage | evaluate | explain --query ... (--home {data['home']})")
 
 
+def maintained(data: dict[str, Any]) -> None:
+    """What maintenance removed, or would."""
+    verb = "Would remove" if data["dry_run"] else "Removed"
+    told = [f"releases: {', '.join(data['releases']) or 'none'}"]
+    told += [f"{name}: {len(parts)} partitions" for name, parts in data["partitions"].items()]
+    told.append(f"directories: {', '.join(data['directories']) or 'none'}")
+    _console().print(f"{verb}\n  " + "\n  ".join(told))
+    if not data["dry_run"]:
+        joined, deleted = sum(data["files_joined"].values()), sum(data["files_deleted"].values())
+        _console().print(f"Joined {joined} small files; deleted {deleted} that nothing reads any more.")
+
+
 def encoder(data: dict[str, Any]) -> None:
     """The encoder's precisions on this machine."""
     rows = [list(path.values()) for path in data["paths"]]

@@ -26,8 +26,10 @@ def current(store: Store) -> Row | None:
 
 
 def find(rows: list[Row], release: str) -> Row:
-    """The newest publishing row of a release. Raises DataError for one never published."""
+    """The newest publishing row of a release. Raises DataError for one never published, or removed since."""
     for row in reversed(rows):
+        if row["release"] == release and row["state"] == "removed":
+            raise DataError(f"{release} was removed: it was older than the releases that `dsirm maintain` keeps.")
         if row["release"] == release and row["state"] == "published":
             return row
     known = ", ".join(dict.fromkeys(str(row["release"]) for row in reversed(rows))) or "none yet"
@@ -35,26 +37,57 @@ def find(rows: list[Row], release: str) -> Row:
 
 
 def states(rows: list[Row]) -> dict[str, str]:
-    """Release -> current, standing (published before, still readable) or rolled_back, in order of first publication."""
+    """Release -> current, standing (published before, still readable), rolled_back or removed, in order of first
+    publication.
+    """
     standing: list[str] = []
     gone: dict[str, None] = {}
+    removed: set[str] = set()
     for row in rows:
         release = row["release"]
         if row["state"] == "published":
             gone.pop(release, None)
+            removed.discard(release)
             standing = [*(r for r in standing if r != release), release]
         elif row["state"] == "rolled_back":
             kept = standing.index(row["current"]) + 1 if row["current"] in standing else 0
             gone |= dict.fromkeys(standing[kept:])
             standing = standing[:kept]
+        elif row["state"] == "removed":
+            removed.add(release)
+            standing = [r for r in standing if r != release]
     serving = rows[-1]["current"] if rows else None
-    order = dict.fromkeys(str(row["release"]) for row in rows)
-    return {r: "rolled_back" if r in gone else "current" if r == serving else "standing" for r in order}
+
+    def state(release: str) -> str:
+        if release in removed:
+            return "removed"
+        return "rolled_back" if release in gone else "current" if release == serving else "standing"
+
+    return {release: state(release) for release in dict.fromkeys(str(row["release"]) for row in rows)}
 
 
 def pinned(rows: list[Row]) -> set[str]:
     """Releases that retention never removes."""
     return {row["release"] for row in rows if row["state"] == "pinned"}
+
+
+def kept(rows: list[Row], count: int) -> set[str]:
+    """Releases that retention keeps: the `count` published last, the current one, and every pinned one."""
+    by_state = states(rows)
+    published = [row["release"] for row in reversed(rows) if row["state"] == "published"]
+    newest = [release for release in dict.fromkeys(published) if by_state[release] != "removed"][:count]
+    return {*newest, *pinned(rows), *(release for release, state in by_state.items() if state == "current")}
+
+
+def remove(store: Store, release: str) -> None:
+    """Say that a release goes, before its partitions do. The current release does not change."""
+    rows = history(store)
+    row = find(rows, release)
+    if release in kept(rows, 0):
+        raise DataError(f"{release} is current or pinned, so it stays.")
+    store.append_release(
+        {**row, "sequence": int(rows[-1]["sequence"]) + 1, "state": "removed", "current": rows[-1]["current"]}
+    )
 
 
 def publish(store: Store, release: Mapping[str, Any], *, seen: int, again: bool = False) -> bool:
@@ -87,7 +120,9 @@ def roll_back(store: Store, release: str) -> str | None:
     find(rows, release)
     if by_state[release] == "rolled_back":
         raise DataError(f"{release} was rolled back already; publish-release --again brings it back.")
-    published = [r["release"] for r in rows if r["state"] == "published" and by_state[r["release"]] != "rolled_back"]
+    published = [
+        r["release"] for r in rows if r["state"] == "published" and by_state[r["release"]] in ("current", "standing")
+    ]
     standing = list(dict.fromkeys(reversed(published)))[::-1]
     serving = rows[-1]["current"]
     target = release

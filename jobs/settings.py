@@ -198,6 +198,14 @@ class Gates(Section):
     auc_drop: Share = Field(0.05, description="Ranker AUC below that of the current release, at most.")
 
 
+class Retention(Section):
+    """What `dsirm maintain` keeps beside the current release and the pinned ones."""
+
+    releases: Positive = Field(14, description="Releases published last.")
+    daily_days: Positive = Field(90, description="Days of pair_days, query_days and quarantine; the window at least.")
+    vacuum_hours: Positive = Field(168, description="Hours that a replaced file stays for readers that have it open.")
+
+
 class Settings(Section):
     """Everything that can be set."""
 
@@ -211,10 +219,11 @@ class Settings(Section):
     ranker: RankerSettings = RankerSettings()
     study: StudySettings = StudySettings()
     gates: Gates = Gates()
+    retention: Retention = Retention()
 
     def config_hash(self) -> str:
-        """Hash of what decides a release: all but where things are stored, secrets, the gates' limits and the study."""
-        return digest(self.model_dump(mode="json", exclude={"storage", "privacy", "gates", "study"}))[:16]
+        """Hash of what decides a release: all but where things are stored, secrets, gates, retention and the study."""
+        return digest(self.model_dump(mode="json", exclude={"storage", "privacy", "gates", "retention", "study"}))[:16]
 
 
 def load_settings(

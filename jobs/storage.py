@@ -161,6 +161,18 @@ class Store:
             except CommitFailedError as error:
                 raise ConcurrentWrite("Another release was written at the same moment.") from error
 
+    def compact(self, name: str) -> int:
+        """Join small files of a table, partition by partition; no row changes. Returns the files that were joined."""
+        with self._lock(name):
+            found = deltalake.DeltaTable(self.path(name)).optimize.compact()
+        return int(found["numFilesRemoved"])
+
+    def vacuum(self, name: str, *, hours: int) -> int:
+        """Delete files that no version of the last `hours` holds, killed writes' among them. Returns how many."""
+        with self._lock(name):
+            table = deltalake.DeltaTable(self.path(name))
+            return len(table.vacuum(hours, dry_run=False, enforce_retention_duration=False, full=True))
+
     def _seen(self, name: str, partitions: Sequence[Partition]) -> int:
         wanted = [{key: str(value) for key, value in part.items()} for part in partitions] or [{}]
         touched = ((c.version, map(parsed, c.metadata["partitions"])) for c in self.commits(name))

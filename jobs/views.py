@@ -75,7 +75,7 @@ def release_list(home: Home) -> dict[str, Any]:
     states, pinned = releases.states(rows), releases.pinned(rows)
     listed = []
     for name, state in states.items():
-        row = releases.find(rows, name)
+        row = next(row for row in reversed(rows) if row["release"] == name)
         versions = {key: row[key] for key in ("encoder_version", "codebook_version", "generator_version")}
         listed.append(
             {

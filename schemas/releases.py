@@ -24,6 +24,6 @@ TABLE = Table(
     key=("sequence",),
     checks=(
         Between("sequence", 1),
-        OneOf("state", ("published", "rolled_back", "pinned")),
+        OneOf("state", ("published", "rolled_back", "pinned", "removed")),
     ),
 )
