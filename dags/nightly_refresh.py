@@ -80,7 +80,9 @@ class DsirmOperator(BaseOperator):
 
     def execute(self, context: Any) -> str | None:
         """Run it. Raises AirflowFailException (no retry) on exit code 65, AirflowException on any other failure."""
-        environment = {**os.environ, **({"DSIRM_HOME": self.home} if self.home else {})}
+        # Every commit of the run carries its id (`dsirm lineage`).
+        environment = {**os.environ, "DSIRM_RUN_ID": str(context.get("run_id") or "")}
+        environment |= {"DSIRM_HOME": self.home} if self.home else {}
         self.log.info("Running %s", shlex.join(self.command))
         lines: list[str] = []
         with subprocess.Popen(

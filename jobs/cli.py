@@ -184,6 +184,30 @@ def coverage(
     show(views.coverage(open_home(home, profile, settings), release), as_json, "coverage")
 
 
+@app.command("forget", help=doc("forget"))
+def forget(
+    user: Annotated[str | None, typer.Option("--user", help="Id of the person, as the source has it.")] = None,
+    pseudonym: Annotated[str | None, typer.Option("--pseudonym", help="Or the pseudonym, as tables have it.")] = None,
+    home: HomeOption = HOME,
+    profile: ProfileOption = None,
+    settings: SettingsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    opened = open_home(home, profile, settings)
+    show(module("forget").run(opened, user=user, known_as=pseudonym), as_json, "forgotten")
+
+
+@app.command("lineage", help=doc("lineage"))
+def lineage(
+    release: str,
+    home: HomeOption = HOME,
+    profile: ProfileOption = None,
+    settings: SettingsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    show(module("lineage").run(open_home(home, profile, settings), release), as_json, "lineage")
+
+
 @app.command("maintain", help=doc("maintain"))
 def maintain(
     home: HomeOption = HOME,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import subprocess
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,11 @@ class Home:
     def __init__(self, root: Path, *, profile: str | None = None, settings_file: Path | None = None) -> None:
         self.root = root.expanduser().resolve()
         self.settings: Settings = load_settings(self.root, profile, settings_file)
-        self.store = Store(self.settings.storage.tables or str(self.root / "tables"))
+        self.store = Store(self.settings.storage.tables or str(self.root / "tables"), self.origin)
+
+    def origin(self) -> dict[str, str]:
+        """What every commit says of where it comes from. Only commit metadata: no row depends on it."""
+        return {"run": run_id(), "code_revision": code_revision(), "config_hash": self.settings.config_hash()}
 
     @cached_property
     def spark(self) -> SparkSession:
@@ -58,6 +62,13 @@ class Home:
         return path.read_text(encoding="ascii")
 
 
+@cache
+def run_id() -> str:
+    """What tells this run from others: DSIRM_RUN_ID where a scheduler sets it, else one id a process."""
+    return os.environ.get("DSIRM_RUN_ID") or secrets.token_hex(8)
+
+
+@cache
 def code_revision() -> str:
     """Short git revision of this source tree (with `+` where it has changes), or the package's version."""
     here = Path(__file__).parent

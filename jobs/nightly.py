@@ -49,9 +49,11 @@ def run(home: Home, date: dt.date | None = None, *, refit: bool = False) -> Plan
     begin = time.monotonic()
     aggregate = importlib.import_module("jobs.aggregate_day")
     days = [dt.date.fromisoformat(day) for day in plan.days]
+    home.store.reads.clear()
     _timed("aggregate_day", partial(aggregate.run, home, days))
     for name in CHAIN:
         job = importlib.import_module(f"jobs.{name}")
+        home.store.reads.clear()
         _timed(name, partial(job.run, home, plan))
     finish(home)
     log.info("Release %s took %.0f s", plan.release, time.monotonic() - begin)

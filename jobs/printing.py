@@ -9,6 +9,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from jobs.partitions import few
+
 
 def _console() -> Console:
     found = Console()
@@ -44,6 +46,32 @@ def summary(data: dict[str, Any]) -> None:
     _table(f"Release {data['release']} of {data['as_of_date']}", ["table", "rows"], list(data["rows"].items()))
     _table("Figures", ["figure", "value"], sorted(data["metrics"].items()))
     _console().print(f"Look further: dsirm status | coverage | evaluate | explain --query ... (--home {data['home']})")
+
+
+def forgotten(data: dict[str, Any]) -> None:
+    """How many rows of a person went."""
+    rows = {name: count for name, count in data["rows"].items() if count}
+    found = ", ".join(f"{count} of {name}" for name, count in rows.items()) or "none: no table holds that person"
+    _console().print(f"Rows removed: {found}. The next `dsirm nightly` computes what depends on them again.")
+
+
+def lineage(data: dict[str, Any]) -> None:
+    """From features back to the log."""
+    steps = [
+        [
+            step["table"],
+            few(step["partitions"]),
+            step["version"],
+            step["job"],
+            step["run"],
+            " ".join(f"{name}={count}" for name, count in step["counts"].items()),
+            " ".join(f"{name}@{version}" for name, version in (step["inputs"] or {}).items()),
+        ]
+        for step in data["steps"]
+    ]
+    _table(f"Lineage of {data['release']}", ["table", "partitions", "commit", "job", "run", "rows", "read"], steps)
+    sources = [[s["partition"], s["fingerprint"], "yes" if s["unchanged_since"] else "no"] for s in data["sources"]]
+    _table("Sources", ["partition", "content", "unchanged since"], sources)
 
 
 def maintained(data: dict[str, Any]) -> None:

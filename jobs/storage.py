@@ -10,7 +10,7 @@ import fcntl
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +48,12 @@ class Commit:
 class Store:
     """The tables of one home. `base` is a directory or any URL that Hadoop and delta-rs both read."""
 
-    def __init__(self, base: str) -> None:
+    def __init__(self, base: str, origin: Callable[[], Mapping[str, str]] = dict) -> None:
+        """`origin` says what every commit carries of where it comes from: run, code revision, settings."""
         self.base = base.rstrip("/")
+        self.origin = origin
+        self.reads: dict[str, int] = {}
+        """Table -> version, of what was read since the job began: every commit carries that too."""
 
     def path(self, name: str) -> str:
         """Where a table lives."""
@@ -65,6 +69,7 @@ class Store:
         """A table, or the named partitions of it. A table never written reads as an empty one."""
         if not self.exists(name):
             return spark.createDataFrame([], TABLES[name].ddl)
+        self.reads[name] = deltalake.DeltaTable(self.path(name)).version()
         frame = spark.read.format("delta").load(self.path(name))
         return frame.where(predicate(partitions)) if partitions else frame
 
@@ -76,7 +81,9 @@ class Store:
         wanted = pa.schema([schema.field(column) for column in columns]) if columns else schema
         if not self.exists(name):
             return wanted.empty_table()
-        data = deltalake.DeltaTable(self.path(name), version=version).to_pyarrow_dataset()
+        table = deltalake.DeltaTable(self.path(name), version=version)
+        self.reads[name] = table.version()
+        data = table.to_pyarrow_dataset()
         read = data.to_table(columns=wanted.names, filter=expression(partitions) if partitions else None)
         return read.cast(wanted)
 
@@ -155,7 +162,7 @@ class Store:
             if row["sequence"] != max(known, default=0) + 1:
                 raise ConcurrentWrite(f"Release row {row['sequence']} was decided on a history that has moved on.")
             # No retries: the commit must be the very next one, or somebody else came between.
-            properties = _properties(json.dumps({"job": "releases", "partitions": [""]}))
+            properties = _properties(json.dumps({"job": "releases", "partitions": [""], **self.origin()}))
             try:
                 deltalake.write_deltalake(current, rows, mode="append", commit_properties=properties)
             except CommitFailedError as error:
@@ -192,7 +199,7 @@ class Store:
                 mode="ignore",
                 partition_by=list(table.partition),
                 description=table.doc,
-                configuration=PROPERTIES,
+                configuration=PROPERTIES | _statistics(table),
             )
         except CommitFailedError:
             # Where there is no lock, another first writer may have created it at the same moment.
@@ -257,6 +264,8 @@ class Target:
             "memo": dict.fromkeys(self.labels, memo) if isinstance(memo, str) else dict(memo),
             "counts": dict(counts or {}),
             "fingerprints": dict(fingerprints or {}),
+            "inputs": dict(self.store.reads),
+            **self.store.origin(),
             **notes,
         }
         text = json.dumps(metadata, sort_keys=True, default=str)
@@ -296,6 +305,13 @@ class Target:
             writer = writer.option("replaceWhere", predicate(self.partitions))
         with _refusals(self.table):
             writer.save(self.store.path(self.table.name))
+
+
+def _statistics(table: Table) -> dict[str, str]:
+    """Where a table names persons, its log must not: it keeps least and greatest values of other columns alone."""
+    named = {"user", "row"} & set(table.names)
+    others = [column.name for column in table.columns if column.name not in named and "<" not in column.type][:8]
+    return {"delta.dataSkippingStatsColumns": ",".join(others)} if named else {}
 
 
 def _properties(metadata: str) -> deltalake.CommitProperties:

@@ -68,6 +68,8 @@ def run(home: Home, *, quick: bool = False) -> dict[str, Any]:
         study = home.settings.study.model_copy(update=QUICK)
         home.settings = home.settings.model_copy(update={"study": study})
     workers = home.settings.study.workers or os.cpu_count() or 1
+    # One process a core: BLAS threads beside them would wait for one another. Workers read this when they import numpy.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     studied: list[Studied] = []
     # Spawned, not forked: a fork of a process that holds a JVM and its threads may hang.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from jobs import nightly, releases, simulate, sources, views
+from jobs import lineage, nightly, releases, simulate, sources, views
 from jobs.aggregate_day import changed_days
 from jobs.errors import AuditFailed, DataError
 from jobs.explain import explain
@@ -95,6 +95,23 @@ def test_explain_names_categories_and_the_match(market, first):
         explain(market, query, "no such item")
     with pytest.raises(DataError, match="no letter or digit"):
         explain(market, "😀😀")
+
+
+def test_lineage_walks_from_the_features_back_to_the_days_of_the_log(market, first):
+    told = lineage.run(market, first)
+    by_table = {step["table"]: step for step in told["steps"]}
+    assert next(iter(by_table)) == "prefix_match_features"
+    way = ("item_sids", "query_sids", "pairs", "queries", "pair_days", "query_days", "item_embeddings", "codebooks")
+    assert set(way) <= set(by_table)
+    assert all(step["run"] and step["code_revision"] and step["config_hash"] for step in told["steps"])
+    assert set(by_table["pairs"]["inputs"]) >= {"pair_days", "query_days", "catalog"}
+    counts = by_table["pair_days"]["counts"]
+    assert counts["read"] == counts["accepted"] + counts["quarantined"] == market.store.count("click_log")
+    days = [f"click_log/event_date={LAST_DAY - dt.timedelta(days=n)}" for n in (1, 0)]
+    sources = {source["partition"]: source for source in told["sources"]}
+    assert set(days) <= set(sources)
+    assert all(sources[day]["unchanged_since"] and sources[day]["read_at_version"] is not None for day in days)
+    json.dumps(told)
 
 
 def test_coverage_and_metrics_can_be_printed_as_json(market):
