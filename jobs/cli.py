@@ -184,6 +184,20 @@ def coverage(
     show(views.coverage(open_home(home, profile, settings), release), as_json, "coverage")
 
 
+@app.command("backfill", help=doc("backfill"))
+def backfill(
+    first: Annotated[dt.datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First day.")],
+    last: Annotated[dt.datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Last day.")],
+    home: HomeOption = HOME,
+    profile: ProfileOption = None,
+    settings: SettingsOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; change nothing.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    opened = open_home(home, profile, settings)
+    show(module("backfill").run(opened, first.date(), last.date(), dry_run=dry_run), as_json, "backfilled")
+
+
 @app.command("forget", help=doc("forget"))
 def forget(
     user: Annotated[str | None, typer.Option("--user", help="Id of the person, as the source has it.")] = None,

@@ -48,6 +48,14 @@ def summary(data: dict[str, Any]) -> None:
     _console().print(f"Look further: dsirm status | coverage | evaluate | explain --query ... (--home {data['home']})")
 
 
+def backfilled(data: dict[str, Any]) -> None:
+    """Days and nights made up for."""
+    verb = "Would aggregate" if data["dry_run"] else "Aggregated"
+    _console().print(f"{verb} {len(data['days'])} days that changed: {', '.join(data['days']) or 'none'}.")
+    rows = [[night["date"], night["release"] or "to be run"] for night in data["nights"]]
+    _table("Nights", ["date", "release"], rows)
+
+
 def forgotten(data: dict[str, Any]) -> None:
     """How many rows of a person went."""
     rows = {name: count for name, count in data["rows"].items() if count}
