@@ -1,6 +1,7 @@
 # make demo       a small marketplace through the whole chain
 # make test       the whole test suite; make test-quick: what runs in two minutes
 # make airflow    Airflow on loopback with the DAGs loaded
+# make bench      what it costs, against peers (minutes); make bench-full: at the production size (hours)
 PYTHON ?= python3.11
 JAVA := $(if $(JAVA_HOME),$(JAVA_HOME)/bin/java,java)
 BIN := .venv/bin
@@ -9,7 +10,7 @@ LOCK := requirements/$(FAISS).lock
 READY := .venv/ready-$(FAISS)
 DEMO_HOME ?= .demo
 
-.PHONY: demo test test-quick lint docs airflow lock check-tools clean
+.PHONY: demo test test-quick lint docs airflow bench bench-full lock check-tools clean
 
 demo: $(READY)
 	$(BIN)/dsirm demo --home $(DEMO_HOME)
@@ -30,6 +31,12 @@ docs: $(READY)
 
 airflow: $(READY)
 	$(BIN)/python -m dags.standalone
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks
+
+bench-full: $(READY)
+	$(BIN)/python -m benchmarks --full
 
 lock:
 	requirements/lock.sh

@@ -1,0 +1,210 @@
+"""The corpus from a large log: against DuckDB, by its growth, and what one more night and one late file cost."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import deltalake
+import duckdb
+
+from benchmarks import click_log, corpus_peer
+from benchmarks.figures import Figure, Usage, apart, save
+from jobs.home import Home
+from jobs.partitions import label
+
+PAIRS = {"small": (250_000, 1_000_000), "full": (5_000_000, 20_000_000, 80_000_000)}
+MEMORY = {"small": "4GB", "full": "9GB"}
+TABLES = ("pair_days", "query_days", "pairs", "queries")
+WINDOW = 30
+COMET = """
+[storage.spark]
+"spark.jars.packages" = "org.apache.datafusion:comet-spark-spark4.1_2.13:1.2.0"
+"spark.plugins" = "org.apache.spark.CometPlugin"
+"spark.shuffle.manager" = "org.apache.spark.sql.comet.execution.shuffle.CometShuffleManager"
+"spark.memory.offHeap.enabled" = "true"
+"spark.memory.offHeap.size" = "4g"
+"""
+
+
+def main(size: str) -> None:
+    """Every size in turn, each in homes of its own; the largest is also grown by a night and by a late file."""
+    figures: list[Figure] = []
+    facts: dict[str, Any] = {"days": WINDOW}
+    taken: dict[int, float] = {}
+    for pairs in PAIRS[size]:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            home = folder / "home"
+            made = _log(home, pairs)
+            ours = apart(_rebuild, home, WINDOW - 1, folders=[folder])
+            found = _sums(home)
+            taken[found["pairs"]["n"]] = ours.seconds
+            facts[f"{found['pairs']['n']} pairs"] = {"events": made, "seconds": ours.seconds}
+            if pairs == PAIRS[size][-1]:
+                figures += [_against_duckdb(size, folder, ours, found), *_nights(size, folder, ours, pairs)]
+    (few, first), (many, last) = min(taken.items()), max(taken.items())
+    figures.append(
+        Figure(
+            name=f"growth exponent from {few:,} to {many:,} pairs", ours=math.log(last / first) / math.log(many / few),
+            peer=None, peer_name="absolute", unit="", limit=1.1,
+        )
+    )  # fmt: skip
+    save("corpus", size, figures, facts)
+
+
+def _log(home: Path, pairs: int) -> int:
+    home.mkdir()
+    return click_log.make_log(Home(home), pairs=pairs, days=WINDOW)
+
+
+def _rebuild(root: Path, last: int) -> None:
+    """Everything that is not there yet for the window that ends on day `last` (from 0)."""
+    from jobs import aggregate_day, build_corpus
+    from jobs.plan import make_plan
+
+    home = Home(root)
+    plan = make_plan(home, click_log.FIRST + dt.timedelta(days=last))
+    aggregate_day.run(home, [dt.date.fromisoformat(day) for day in plan.days])
+    build_corpus.run(home, plan)
+    home.spark.stop()
+
+
+def _against_duckdb(size: str, folder: Path, ours: Usage, found: dict[str, Any]) -> Figure:
+    home, out = Home(folder / "home"), folder / "peer"
+    log = f"{home.store.path('click_log')}/*/*.parquet"
+    catalog = f"{home.store.path('catalog')}/*.parquet"
+    peer = apart(_peer, log, catalog, out, MEMORY[size])
+    theirs = {name: _sum(name, f"read_parquet('{out}/{name}.parquet')") for name in TABLES}
+    refused = duckdb.sql(f"SELECT count(*) FROM '{out}/quarantine.parquet'").fetchall()[0][0]
+    theirs["quarantine"] = {"n": refused}
+    if theirs != found:
+        raise RuntimeError(f"The two corpora differ:\nours {found}\npeer {theirs}")
+    note = f"The same counts and sums in {len(found)} tables: {found['pairs']['n']:,} pairs. NFC in DuckDB, NFKC here."
+    return Figure(
+        name="full rebuild of 30 days", ours=ours.seconds, peer=peer.seconds, peer_name="DuckDB", unit="s", limit=4.0,
+        memory_gb=ours.memory_gb, peer_memory_gb=peer.memory_gb, disk_gb=ours.disk_gb, note=note,
+    )  # fmt: skip
+
+
+def _peer(log: str, catalog: str, out: Path, memory: str) -> None:
+    corpus_peer.build(log, catalog, out, memory)
+
+
+_SUMS = {
+    "pair_days": "sum(impressions), sum(clicks), sum(carts), sum(purchases), sum(expected_clicks), sum(orphan_actions)",
+    "query_days": "sum(searches)",
+    "pairs": "sum(clicks), sum(carts), sum(purchases)",
+    "queries": "sum(traffic), count(*) FILTER (band = 'head'), count(*) FILTER (band = 'tail')",
+}
+
+
+def _sum(name: str, source: str) -> dict[str, int]:
+    row = duckdb.sql(f"SELECT count(*), {_SUMS[name]} FROM {source}").fetchall()[0]
+    return {"n": int(row[0]), **{f"sum {at}": int(value) for at, value in enumerate(row[1:], start=1)}}
+
+
+def _sums(root: Path) -> dict[str, Any]:
+    store = Home(root).store
+    found: dict[str, Any] = {}
+    for name in TABLES:
+        found[name] = _sum(name, _files(store.path(name)))
+    refused = duckdb.sql(f"SELECT count(*) FROM {_files(store.path('quarantine'))}").fetchall()
+    found["quarantine"] = {"n": int(refused[0][0])}
+    return found
+
+
+def _files(path: str) -> str:
+    """The live files of a table as DuckDB reads them."""
+    uris = ", ".join(f"'{uri}'" for uri in deltalake.DeltaTable(path).file_uris())
+    return f"read_parquet([{uris}], hive_partitioning = true)"
+
+
+def _nights(size: str, folder: Path, ours: Usage, pairs: int) -> list[Figure]:
+    """The night after, and a late file for an old day; both must end as a rebuild from nothing does."""
+    home = Home(folder / "home")
+    searches = int(pairs / click_log.PAIRS_PER_SEARCH)
+    day = {"queries": searches // 4, "items": click_log.items(pairs), "seed": 1}
+
+    def write(number: int, first: int, count: int, name: str) -> None:
+        rows, action = click_log.write_day(home, number, first=first, last=first + count, name=name, **day)
+        part = click_log.FIRST + dt.timedelta(days=number)
+        click_log.commit(home, [action], {label({"event_date": part}): f"{name} {rows}"})
+
+    write(WINDOW, searches, searches // WINDOW, "part-0")
+    night = apart(_rebuild, home.root, WINDOW)
+    write(10, 2 * searches, searches // WINDOW // 50, "late")
+    before = {name: _version(home, name) for name in ("pair_days", "query_days")}
+    late = apart(_rebuild, home.root, WINDOW)
+    touched = {tuple(part) for name, version in before.items() for part in _touched(home, name, version)}
+    old_day = str(click_log.FIRST + dt.timedelta(days=10))
+    if touched != {(old_day,)}:
+        raise RuntimeError(f"A late file for {old_day} rewrote {sorted(touched)}.")
+    fresh = _again(home, folder / "again", "")
+    note = "Ends with the same pairs and queries, row for row, as a rebuild from nothing."
+    figures = [
+        Figure(
+            name="the next night", ours=night.seconds, peer=fresh.seconds, peer_name="full rebuild", unit="s",
+            limit=0.2, memory_gb=night.memory_gb, peer_memory_gb=fresh.memory_gb, note=note,
+        ),
+        Figure(
+            name="a late file for an old day", ours=late.seconds, peer=fresh.seconds, peer_name="full rebuild",
+            unit="s", limit=None, memory_gb=late.memory_gb,
+            note=f"Rewrote the partition {old_day} of the daily tables, no other. {note}",
+        ),
+    ]  # fmt: skip
+    try:
+        accelerated = _again(home, folder / "comet", COMET)
+    except RuntimeError as error:  # its jars are fetched when asked for; without them the other figures stand
+        print(f"No figure for DataFusion Comet: {error}", flush=True)  # noqa: T201
+        return figures
+    return [
+        *figures,
+        Figure(
+            name="full rebuild with DataFusion Comet", ours=accelerated.seconds, peer=fresh.seconds,
+            peer_name="the same without", unit="s", limit=None, memory_gb=accelerated.memory_gb,
+            peer_memory_gb=fresh.memory_gb, note=note,
+        ),
+    ]  # fmt: skip
+
+
+def _again(home: Home, root: Path, settings: str) -> Usage:
+    """Rebuild the last window from the same log in another home, and compare its pairs and queries row for row."""
+    (root / "tables").mkdir(parents=True)
+    (root / "dsirm.toml").write_text(settings, encoding="utf-8")
+    for name in ("click_log", "catalog"):
+        (root / "tables" / name).symlink_to(home.store.path(name), target_is_directory=True)
+    used = apart(_rebuild, root, WINDOW)
+    for name in ("pairs", "queries"):
+        _check_equal(name, home, Home(root), click_log.FIRST + dt.timedelta(days=WINDOW))
+    return used
+
+
+def _version(home: Home, name: str) -> int:
+    return deltalake.DeltaTable(home.store.path(name)).version()
+
+
+def _touched(home: Home, name: str, since: int) -> list[tuple[str, ...]]:
+    """Partitions with files that a commit after version `since` added."""
+    path = home.store.path(name)
+    then = set(deltalake.DeltaTable(path, version=since).file_uris())
+    fresh = [uri for uri in deltalake.DeltaTable(path).file_uris() if uri not in then]
+    return [(uri.rsplit("event_date=", 1)[1].split("/")[0],) for uri in fresh]
+
+
+def _check_equal(name: str, one: Home, other: Home, day: dt.date) -> None:
+    def rows(home: Home) -> str:
+        return f"SELECT * FROM {_files(home.store.path(name))} WHERE as_of_date = DATE '{day}'"
+
+    for a, b in ((one, other), (other, one)):
+        differing = f"SELECT count(*) FROM ({rows(a)} EXCEPT ALL {rows(b)})"
+        if count := duckdb.sql(differing).fetchall()[0][0]:
+            raise RuntimeError(f"{count} rows of {name} differ from those of a rebuild from nothing.")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
