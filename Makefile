@@ -1,5 +1,6 @@
 # make demo       a small marketplace through the whole chain
 # make test       the whole test suite; make test-quick: what runs in two minutes
+# make test-faults  every fault that the harness knows, its table in docs/reliability.md anew, an object store (long)
 # make airflow    Airflow on loopback with the DAGs loaded
 # make bench      what it costs, against peers (minutes); make bench-full: at the production size (hours)
 PYTHON ?= python3.11
@@ -10,7 +11,7 @@ LOCK := requirements/$(FAISS).lock
 READY := .venv/ready-$(FAISS)
 DEMO_HOME ?= .demo
 
-.PHONY: demo test test-quick lint docs airflow bench bench-full lock check-tools clean
+.PHONY: demo test test-quick test-faults lint docs airflow bench bench-full lock check-tools clean
 
 demo: $(READY)
 	$(BIN)/dsirm demo --home $(DEMO_HOME)
@@ -20,6 +21,9 @@ test: $(READY) lint
 
 test-quick: $(READY)
 	$(BIN)/python -m pytest -m "not slow"
+
+test-faults: $(READY)
+	FAULTS_TABLE=docs/reliability.md $(BIN)/python -m pytest tests/faults tests/object_store -m ""
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -19,6 +19,7 @@ import pyarrow as pa
 from deltalake import CommitProperties
 from deltalake.transaction import AddAction
 
+from jobs.conform import create
 from jobs.home import Home
 from jobs.partitions import label
 from schemas.tables import TABLES
@@ -118,7 +119,7 @@ def commit(home: Home, actions: list[AddAction], marks: dict[str, str]) -> None:
     """Make written files part of the table, with the fingerprints that an import would give its days."""
     table = TABLES["click_log"]
     metadata = {"job": "benchmark", "partitions": [*marks], "fingerprints": marks, "counts": {}, "memo": {}}
-    home.store._create("click_log")
+    create(home.store.path("click_log"), table, None)
     deltalake.DeltaTable(home.store.path("click_log")).create_write_transaction(
         actions,
         mode="append",

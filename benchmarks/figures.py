@@ -149,6 +149,22 @@ def alternating(ours: Callable[[], object], peer: Callable[[], object], *, round
     return statistics.median(times[0]), statistics.median(times[1])
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Both sides on one thread, as a Spark task has it: on a few cores a second one adds noise and little else."""
+    import faiss
+    import torch
+
+    before = torch.get_num_threads(), faiss.omp_get_max_threads()
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        faiss.omp_set_num_threads(before[1])
+
+
 def machine() -> dict[str, Any]:
     """The machine, in figures that matter here."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

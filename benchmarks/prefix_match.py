@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
 
-from benchmarks.figures import Figure, apart, save
+from benchmarks.figures import Figure, Usage, apart, save
 
-PAIRS = {"small": 5_000_000, "full": 80_000_000}
+PAIRS = {"small": (5_000_000,), "full": (5_000_000, 80_000_000)}
 BEAMS = 5
 SS = (0.0, 0.25, 0.5, 1.0)
 TABLES = ("pairs", "query_sids", "item_sids")
@@ -57,8 +58,18 @@ FROM ranked
 
 
 def main(size: str) -> None:
-    """Make the tables, match twice, compare, save."""
-    pairs = PAIRS[size]
+    """Every size in turn; what is measured is saved figure by figure."""
+    figures: list[Figure] = []
+    sizes: list[dict[str, Any]] = []
+    for pairs in PAIRS[size]:
+        figure, used = _match(pairs)
+        figures.append(figure)
+        sizes.append({"pairs": pairs, **used._asdict()})
+        save("prefix_match", size, figures, {"sizes": sizes})
+
+
+def _match(pairs: int) -> tuple[Figure, Usage]:
+    """Make the tables, match twice, compare."""
     counts = {"pairs": pairs, "queries": pairs // 20, "items": pairs // 40}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -72,7 +83,7 @@ def main(size: str) -> None:
         name=f"prefix match of {pairs:,} pairs", ours=ours.seconds, peer=peer.seconds, peer_name="DuckDB", unit="s",
         limit=5.0, memory_gb=ours.memory_gb, peer_memory_gb=peer.memory_gb, disk_gb=ours.disk_gb, note=note,
     )  # fmt: skip
-    save("prefix_match", size, [figure], counts)
+    return figure, ours
 
 
 def _copy(folder: Path, query: str, file: str) -> None:
@@ -88,7 +99,7 @@ def _ours(folder: Path) -> None:
 
     spark = start_session({}, app="dsirm-bench")
     pairs, query_sids, item_sids = (spark.read.parquet(f"{folder}/{name}.parquet") for name in TABLES)
-    match_prefixes(pairs, query_sids, item_sids, ss=SS).write.parquet(f"{folder}/ours")
+    match_prefixes(pairs, query_sids, item_sids, ss=SS, beams=BEAMS).write.parquet(f"{folder}/ours")
     spark.stop()
 
 

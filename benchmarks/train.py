@@ -14,11 +14,11 @@ from vector_quantize_pytorch import ResidualVQ
 from benchmarks.figures import Figure, alternating, save
 from dsirm_models.losses import info_nce, reconstruction
 from dsirm_models.quantizer_data import Batch, PairData, Resident, batch_order
-from dsirm_models.quantizer_loss import training_loss
+from dsirm_models.quantizer_loss import fastest_loss
 from dsirm_models.quantizer_model import QuantizerConfig, QuantizerModel
 
 WIDTH, BATCH, MAPPED = 768, 1024, 200
-Loss = Callable[[QuantizerModel, Batch], Tensor]
+Loss = Callable[[Batch], Tensor]
 STEPS = {"small": 12, "full": 200}
 
 
@@ -33,17 +33,18 @@ def main(size: str) -> None:
     resident = Resident(data, config, device)
     rows = [rows for _, rows in batch_order(data, config, start=0)]
 
-    def timed(loss: Loss, extra: torch.nn.Module | None = None) -> Callable[[], None]:
+    def timed(make: Callable[[QuantizerModel], Loss], extra: torch.nn.Module | None = None) -> Callable[[], None]:
         model = _model(config, resident)
         parts = [model, extra] if extra is not None else [model]
         weights = [weight for part in parts for weight in part.parameters()]
         optimizer = AdamW(weights, lr=1e-3, fused=True)
         for part in parts:
             part.to(device).train()
+        loss = make(model)
 
         def run() -> None:
             for chosen in rows:
-                total = loss(model, resident.batch(chosen))
+                total = loss(resident.batch(chosen))
                 optimizer.zero_grad(set_to_none=True)
                 total.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
@@ -56,9 +57,11 @@ def main(size: str) -> None:
         dim=config.dim, num_quantizers=3, codebook_size=config.codebook_sizes, kmeans_init=False,
         decay=config.ema_decay, threshold_ema_dead_code=2, commitment_weight=1.0,
     )  # fmt: skip
-    ours = timed(lambda model, batch: training_loss(model, batch, config).total)
-    bare = timed(lambda model, batch: _loss(model, batch, config, quantize=lambda x: (x, x.new_zeros(()))))
-    other = timed(lambda model, batch: _loss(model, batch, config, quantize=lambda x: _library(library, x)), library)
+    ours = timed(lambda model: _ours(model, resident, config))
+    bare = timed(lambda model: _bare(model, config, device))
+    other = timed(
+        lambda model: lambda batch: _loss(model, batch, config, quantize=lambda x: _library(library, x)), library
+    )
     rate = {"unit": "pairs/s", "higher_is_better": True}
     figures = []
     for name, peer, peer_name, limit in (
@@ -72,6 +75,20 @@ def main(size: str) -> None:
         )
     facts = {"shape": [WIDTH, config.hidden, config.dim], "batch": BATCH, "device": device.type}
     save("train", size, figures, facts | {"threads": torch.get_num_threads()})
+
+
+def _ours(model: QuantizerModel, resident: Resident, config: QuantizerConfig) -> Loss:
+    step = fastest_loss(model, resident, config)
+    return lambda batch: step(batch).total
+
+
+def _bare(model: QuantizerModel, config: QuantizerConfig, device: torch.device) -> Loss:
+    """The quantizer taken out; captured where ours is."""
+
+    def loss(batch: Batch) -> Tensor:
+        return _loss(model, batch, config, quantize=lambda x: (x, x.new_zeros(())))
+
+    return torch.compile(loss, mode="reduce-overhead", dynamic=False) if device.type == "cuda" else loss
 
 
 def _loss(

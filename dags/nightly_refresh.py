@@ -30,9 +30,10 @@ EXIT_DATA = 65
 LOCAL = [sys.executable, "-m", "jobs.cli"]
 GPU_POOL = "gpu"
 
-SPARK = ("aggregate-day", "build-corpus", "embed-items", "embed-queries", "assign-item-sids", "match-prefixes",
-         "measure-coverage", "audit")  # fmt: skip
-TRAINING = ("train-quantizer", "finetune-generator", "generate-query-sids", "score-pairs")
+SPARK = ("aggregate-day", "build-corpus", "embed-items", "embed-queries", "assign-item-sids", "profile-users",
+         "match-prefixes", "generate-recall", "measure-coverage", "audit")  # fmt: skip
+TRAINING = ("train-quantizer", "pretrain-generator", "finetune-generator", "personalise-generator", "align-generator",
+            "generate-query-sids", "generate-request-sids", "score-pairs")  # fmt: skip
 
 # What each task waits for; `plan` comes before all of them.
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -42,14 +43,22 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "embed-queries": ("build-corpus",),
     "train-quantizer": ("embed-items", "embed-queries"),
     "assign-item-sids": ("train-quantizer",),
-    "finetune-generator": ("assign-item-sids",),
-    "generate-query-sids": ("finetune-generator",),
-    "score-pairs": ("finetune-generator",),
+    # Only a profile with `generator.stages` has work for those beside finetune-generator, and for
+    # generate-request-sids.
+    "profile-users": ("aggregate-day",),
+    "pretrain-generator": ("assign-item-sids",),
+    "finetune-generator": ("pretrain-generator",),
+    "personalise-generator": ("finetune-generator", "profile-users"),
+    "align-generator": ("personalise-generator",),
+    "generate-query-sids": ("align-generator",),
+    "generate-request-sids": ("align-generator",),
+    "generate-recall": ("generate-query-sids", "generate-request-sids"),
+    "score-pairs": ("align-generator",),
     "match-prefixes": ("generate-query-sids", "score-pairs"),
     "train-ranker": ("match-prefixes",),
     "evaluate": ("match-prefixes",),
     "measure-coverage": ("generate-query-sids",),
-    "audit": ("measure-coverage", "evaluate", "train-ranker"),
+    "audit": ("measure-coverage", "evaluate", "train-ranker", "generate-recall"),
     "publish-release": ("audit",),
 }
 

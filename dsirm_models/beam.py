@@ -11,6 +11,7 @@ so the SIDs of a release form a proper distribution (their probabilities sum to 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -131,6 +132,63 @@ def beam_search(
         shifted = sids >> shift_for(level + 1)
         codes[..., level] = np.where(sids < 0, -1, shifted & MAX_CODE)
     return Beams(codes, sids, logps, np.asarray((sids >= 0).all(axis=1)))
+
+
+class Samples(NamedTuple):
+    """M SIDs drawn for each of B queries from the same distribution that beam search takes the best of."""
+
+    codes: Tensor
+    """(B, M, L) int64 on the scorer's device."""
+    sids: Tensor
+    """(B, M) packed int64."""
+    entropy: Tensor
+    """(B,) nats: entropy of each level at the prefixes drawn, averaged over the M draws and summed over levels; an
+    unbiased estimate of the entropy of the SID."""
+
+
+@torch.no_grad()
+def sample_sids(
+    scorer: LevelScorer[Queries, State], index: SidIndex, queries: Queries, count: int, *, seed: Sequence[int]
+) -> Samples:
+    """Draw `count` existing SIDs of every query, independently, each with its probability.
+
+    Args:
+        scorer: a generator in evaluation mode.
+        index: the SIDs that exist, on the scorer's device.
+        queries: B queries as the scorer takes them; one batch.
+        count: M.
+        seed: whole numbers at least 0; the draws follow from them and the probabilities alone, on any device.
+
+    Raises:
+        ValueError: a count under 1, or a scorer of other codebook sizes than the index needs.
+        FloatingPointError: the scorer returned a logit that is not finite.
+    """
+    if count < 1:
+        raise ValueError(f"At least one SID must be drawn for a query, not {count}.")
+    index.check_codebook_sizes(scorer.codebook_sizes)
+    rng = np.random.default_rng(list(seed))
+    state, logits = scorer.start(queries)
+    batch, device = logits.shape[0], logits.device
+    nodes = torch.zeros((batch, 1), dtype=torch.int64, device=device)
+    parents = torch.zeros((batch, count), dtype=torch.int64, device=device)
+    entropy = torch.zeros(batch, device=device)
+    drawn = []
+    for depth in range(LEVELS):
+        logps = _child_logps(index, nodes, depth, logits)
+        chance = logps.double().exp()
+        entropy += torch.special.entr(chance).sum(dim=2).mean(dim=1).float()
+        running = chance.cumsum(dim=2).expand(-1, count, -1).contiguous()
+        total = running[:, :, -1:]
+        # Below the total even after rounding, so that a code without probability is never drawn.
+        point = torch.from_numpy(rng.random((batch, count, 1))).to(device) * total
+        point = torch.minimum(point, torch.nextafter(total, torch.zeros_like(total)))
+        codes = torch.searchsorted(running, point, right=True).squeeze(2)
+        nodes = index.child_node(nodes.expand(-1, count), codes, depth)
+        drawn.append(codes)
+        if depth < LEVELS - 1:
+            state, logits = scorer.extend(state, parents, codes)
+            parents = torch.arange(count, device=device).expand(batch, -1)
+    return Samples(torch.stack(drawn, dim=2), index.prefixes(nodes, LEVELS), entropy)
 
 
 def _search(

@@ -17,12 +17,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dsirm_models.artifacts import seal
 from dsirm_models.beam import Step
+from dsirm_models.generator_data import Asked, unpack_sids
 from dsirm_models.sid_index import SidIndex
 from dsirm_models.sid_tokens import add_sid_tokens
 from schemas.sids import BITS, LEVELS
@@ -35,6 +37,11 @@ BACKEND = "causal_lm"
 PROMPT = "Query: {query}\nSemantic ID: "
 """What the model continues. The query is cut to `max_query_tokens`; the words around it are tokenised apart from it, so
 that they are never cut and never merge with it."""
+
+ABOUT, RECENT = "User: {about}\n", "Clicked: {recent}\n"
+"""What stands before `PROMPT` where a user asks (CQ-SID stage 3), each where it is known; a SID is its three tokens."""
+
+MAX_ABOUT_TOKENS = 32
 
 
 class CausalLMState(NamedTuple):
@@ -51,7 +58,7 @@ class CausalLMState(NamedTuple):
 
 
 class CausalLMGenerator:
-    """A causal LM with SID tokens. A `LevelScorer` whose queries are a list of texts."""
+    """A causal LM with SID tokens. A `LevelScorer` whose queries are a list of texts, with or without who asks."""
 
     backend = BACKEND
 
@@ -99,11 +106,12 @@ class CausalLMGenerator:
         self.first_ids = add_sid_tokens(tokenizer, codebook_sizes)
         before, after = prompt.split("{query}")
         # What the tokenizer puts before any text (Llama: a begin token; Qwen: nothing).
-        opening = (
+        self._opening = (
             [self.tokenizer.bos_token_id] if self._ids([""], special=True)[0][:1] == [tokenizer.bos_token_id] else []
         )
-        self._before = opening + self._ids([before])[0]
+        self._before = self._ids([before])[0]
         self._after = self._ids([after])[0]
+        self._recent = [self._ids([part])[0] for part in RECENT.split("{recent}")]
 
     @property
     def device(self) -> torch.device:
@@ -116,16 +124,39 @@ class CausalLMGenerator:
         """Is the model a LoRA adapter around frozen weights?"""
         return hasattr(self.model, "peft_config")
 
-    def read_prompts(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def read_prompts(self, texts: Sequence[str | Asked]) -> tuple[Tensor, Tensor]:
         """B texts -> token ids (B, T) int64 and mask (B, T) bool, left-padded so that all end together."""
-        queries = self._ids([*texts], limit=self.max_query_tokens)
-        prompts = [self._before + ids + self._after for ids in queries]
+        queries = self._ids([_query(text) for text in texts], limit=self.max_query_tokens)
+        who = self._read_users(texts)
+        prompts = [
+            self._opening + user + self._before + ids + self._after for user, ids in zip(who, queries, strict=True)
+        ]
         length = max(map(len, prompts))
         ids = torch.tensor([[0] * (length - len(prompt)) + prompt for prompt in prompts])
         mask = torch.tensor([[False] * (length - len(prompt)) + [True] * len(prompt) for prompt in prompts])
         return ids.to(self.device), mask.to(self.device)
 
-    def log_likelihood(self, texts: Sequence[str], targets: Tensor, index: SidIndex | None) -> Tensor:
+    def _read_users(self, texts: Sequence[str | Asked]) -> list[list[int]]:
+        """The tokens that say who asks; none for a plain text.
+
+        Raises:
+            ValueError: a recent SID that the codebook does not have.
+        """
+        out: list[list[int]] = [[] for _ in texts]
+        before, after = self._recent
+        for tokens, text in zip(out, texts, strict=True):
+            if not isinstance(text, Asked):
+                continue
+            if text.about:
+                tokens += self._ids([ABOUT.format(about=text.about)], limit=MAX_ABOUT_TOKENS)[0]
+            if text.recent:
+                codes = unpack_sids(np.array(text.recent, dtype=np.int64))
+                if (codes >= np.array(self.codebook_sizes)).any():
+                    raise ValueError(f"A recent SID has codes beyond codebooks of {self.codebook_sizes}.")
+                tokens += [*before, *(codes + np.array(self.first_ids)).reshape(-1).tolist(), *after]
+        return out
+
+    def log_likelihood(self, texts: Sequence[str | Asked], targets: Tensor, index: SidIndex | None) -> Tensor:
         """Log p(c_l | text, c_<l) of one SID a text, differentiable.
 
         Args:
@@ -162,7 +193,7 @@ class CausalLMGenerator:
             nodes = index.find(packed, depth + 1)
         return torch.stack(out, dim=1)
 
-    def start(self, queries: Sequence[str]) -> Step[CausalLMState]:
+    def start(self, queries: Sequence[str | Asked]) -> Step[CausalLMState]:
         """Read B texts: logits (B, 1, K_1)."""
         from transformers import DynamicCache
 
@@ -255,6 +286,10 @@ class CausalLMGenerator:
             max_length=limit,
         )["input_ids"]
         return encoded
+
+
+def _query(text: str | Asked) -> str:
+    return text.query if isinstance(text, Asked) else text
 
 
 def _positions(mask: Tensor) -> Tensor:

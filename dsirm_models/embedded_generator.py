@@ -4,6 +4,10 @@
     z_l = block_l(h * (1 + gate_l(e)) + e),           e = sum over j < l of E_j[c_j]
     p(c_l | q, c_<l) = softmax(V_l norm(z_l) + b_l)
 
+With a user (CQ-SID stage 3) the trunk reads q + W2 gelu(W1 u), where u describes who asks (`jobs/requests.py`). W1 and
+W2 have no bias and W2 starts at zero: a query without a user, u = 0, is read as if there were no such layer, always,
+and one with a user too before the layer learned anything.
+
 It plays the part of the papers' fine-tuned LLM (DSIRM, query side) where none can be had: a few MB, no download,
 trained in about two minutes on one core. The query is read once; going a level deeper costs one block per beam.
 """
@@ -53,12 +57,14 @@ class EmbeddedGenerator(nn.Module):
         blocks: int = 2,
         expansion: int = 2,
         dropout: float = 0.2,
+        context: int = 0,
         meta: Mapping[str, Any] | None = None,
     ) -> None:
         """Weights come from torch's global random state.
 
         Args:
             embedding_dim: D of the query vectors, which are expected to be of unit length.
+            context: C, numbers that describe who asks; 0: the generator knows no users.
             codebook_sizes: codes per level.
             hidden: H.
             blocks: residual blocks in the trunk; each level adds one of its own.
@@ -72,9 +78,9 @@ class EmbeddedGenerator(nn.Module):
         super().__init__()
         if len(codebook_sizes) != LEVELS or not all(1 <= size <= MAX_CODE + 1 for size in codebook_sizes):
             raise ValueError(f"A generator needs {LEVELS} codebook sizes of 1..{MAX_CODE + 1}, not {codebook_sizes}.")
-        if min(embedding_dim, hidden, expansion) < 1 or blocks < 0 or not 0 <= dropout < 1:
+        if min(embedding_dim, hidden, expansion) < 1 or min(blocks, context) < 0 or not 0 <= dropout < 1:
             raise ValueError(
-                "embedding_dim, hidden and expansion are at least 1, blocks at least 0, dropout in [0, 1)."
+                "embedding_dim, hidden and expansion are at least 1, blocks and context at least 0, dropout in [0, 1)."
             )
         self.codebook_sizes = tuple(codebook_sizes)
         self.meta: dict[str, Any] = dict(meta or {})
@@ -84,8 +90,10 @@ class EmbeddedGenerator(nn.Module):
             "blocks": blocks,
             "expansion": expansion,
             "dropout": dropout,
+            "context": context,
         }
         self.embedding_dim = embedding_dim
+        self.context = context
         self.read = nn.Linear(embedding_dim, hidden)
         self.trunk = nn.Sequential(*(_Block(hidden, hidden * expansion, dropout) for _ in range(blocks)))
         self.code_embeddings = nn.ModuleList(nn.Embedding(size, hidden) for size in codebook_sizes[:-1])
@@ -96,6 +104,8 @@ class EmbeddedGenerator(nn.Module):
         self.dropout = nn.Dropout(dropout)
         for embedding in self.code_embeddings:
             nn.init.normal_(embedding.weight, std=0.5)  # type: ignore[arg-type]
+        # Last, so that the weights before are drawn alike with and without it.
+        self.who = _Who(context, hidden) if context else None
 
     @property
     def device(self) -> torch.device:
@@ -103,9 +113,20 @@ class EmbeddedGenerator(nn.Module):
         return self.read.weight.device
 
     def encode(self, queries: Tensor) -> Tensor:
-        """Query vectors (B, D) -> trunk output (B, H)."""
+        """Query vectors (B, D), or with who asks beside them (B, D + C) -> trunk output (B, H).
+
+        Raises:
+            ValueError: vectors of another width.
+        """
+        width = self.embedding_dim
+        if queries.ndim != 2 or queries.shape[1] not in (width, width + self.context):
+            known = f" or (B, {width + self.context}) with a user" if self.context else ""
+            raise ValueError(f"Queries are vectors (B, {width}){known}, not {tuple(queries.shape)}.")
         # Components of a unit vector shrink with D; scaled, they have the variance that weights are initialised for.
-        hidden: Tensor = self.trunk(self.read(queries * self.embedding_dim**0.5))
+        read = self.read(queries[:, :width] * width**0.5)
+        if self.who is not None and queries.shape[1] > width:
+            read = read + self.who(queries[:, width:])
+        hidden: Tensor = self.trunk(read)
         return hidden
 
     def level_logits(self, query: Tensor, prefix: Tensor | None, depth: int) -> Tensor:
@@ -118,7 +139,7 @@ class EmbeddedGenerator(nn.Module):
         """Log p(c_l | q, c_<l) of given SIDs, differentiable.
 
         Args:
-            queries: (B, D).
+            queries: (B, D) or (B, D + C).
             targets: (B, M, L) codes; every SID exists in `index`.
             index: the softmax is over the valid children of each prefix, as in decoding; None: over all codes.
 
@@ -147,11 +168,8 @@ class EmbeddedGenerator(nn.Module):
         return torch.stack(out, dim=-1)
 
     def start(self, queries: Tensor | NDArray[np.float32]) -> Step[EmbeddedState]:
-        """Read B query vectors (B, D): logits (B, 1, K_1)."""
-        vectors = torch.as_tensor(queries, dtype=torch.float32).to(self.device)
-        if vectors.ndim != 2 or vectors.shape[1] != self.embedding_dim:
-            raise ValueError(f"Queries are vectors (B, {self.embedding_dim}), not {tuple(vectors.shape)}.")
-        hidden = self.encode(vectors)
+        """Read B queries (B, D) or (B, D + C): logits (B, 1, K_1). Raises as `encode` does."""
+        hidden = self.encode(torch.as_tensor(queries, dtype=torch.float32).to(self.device))
         prefix = hidden.new_zeros((len(hidden), 1, hidden.shape[1]))
         return Step(EmbeddedState(hidden, prefix, 0), self.level_logits(hidden, None, 0)[:, None])
 
@@ -182,6 +200,20 @@ class EmbeddedGenerator(nn.Module):
         generator = cls(codebook_sizes=tuple(config["codebook_sizes"]), meta=config["meta"], **config["sizes"])
         generator.load_state_dict(tensors)
         return generator.to(device).eval()
+
+
+class _Who(nn.Module):
+    """W2 gelu(W1 u): (B, C) -> (B, H). Zero for u = 0, and for every u at the start."""
+
+    def __init__(self, context: int, hidden: int) -> None:
+        super().__init__()
+        self.read = nn.Linear(context, hidden, bias=False)
+        self.add = nn.Linear(hidden, hidden, bias=False)
+        nn.init.zeros_(self.add.weight)
+
+    def forward(self, user: Tensor) -> Tensor:
+        out: Tensor = self.add(functional.gelu(self.read(user)))
+        return out
 
 
 class _Block(nn.Module):

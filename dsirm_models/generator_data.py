@@ -20,11 +20,21 @@ from dsirm_models.sid_index import SidIndex
 from schemas.sids import BITS, LEVELS, MAX_CODE, shift_for
 
 
+class Asked(NamedTuple):
+    """A query with who asks, as a causal LM reads it; a query alone is a plain text."""
+
+    query: str
+    about: str
+    """What is known of the user, in a few words; empty: nothing."""
+    recent: tuple[int, ...]
+    """Packed SIDs, as generators emit them, of what the user clicked before, latest first."""
+
+
 class EmbeddedData(NamedTuple):
     """Pairs for the embedded backend: N pairs over Q queries."""
 
     query_embeddings: NDArray[np.float32]
-    """(Q, D) vectors of the frozen encoder."""
+    """(Q, D) vectors of the frozen encoder, or (Q, D + C) with who asks beside them."""
     query_index: NDArray[np.int64]
     """(N,) row of the pair's query in `query_embeddings`."""
     sids: NDArray[np.int64]
@@ -38,8 +48,9 @@ class EmbeddedData(NamedTuple):
 class TextData(NamedTuple):
     """Pairs for the causal-LM backend: N pairs over Q texts."""
 
-    texts: Sequence[str]
-    """Q texts: normalised queries, or whatever else is to be answered with a SID (CQ-SID stage 1: titles)."""
+    texts: Sequence[str | Asked]
+    """Q texts: normalised queries, or whatever else is to be answered with a SID (CQ-SID stage 1: titles; stage 3:
+    queries with who asks)."""
     query_index: NDArray[np.int64]
     """(N,) position of the pair's text in `texts`."""
     sids: NDArray[np.int64]
@@ -105,7 +116,7 @@ def prepare(
         if sids.min() < 0 or sids.max() >> BITS * LEVELS:
             problems.append("sids holds a number that is not a packed SID")
         else:
-            largest = _unpack(sids).max(axis=0)
+            largest = unpack_sids(sids).max(axis=0)
             if len(codebook_sizes) != LEVELS or (largest >= np.array(codebook_sizes)).any():
                 problems.append(f"sids reach codes {tuple(largest.tolist())}, over codebooks of {codebook_sizes}")
         if not (np.isfinite(weight).all() and (weight > 0).all()):
@@ -172,11 +183,11 @@ def _targets(query: NDArray[np.int64], sids: NDArray[np.int64], weight: NDArray[
     total = np.add.reduceat(summed, starts) if len(starts) else summed
     ends = np.append(starts, len(query)).astype(np.int64)
     share = summed / np.repeat(total, np.diff(ends))
-    return Targets(queries, ends, _unpack(sids), share, np.cumsum(share), total)
+    return Targets(queries, ends, unpack_sids(sids), share, np.cumsum(share), total)
 
 
-def _unpack(sids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Packed (P,) -> codes (P, L)."""
+def unpack_sids(sids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Packed SIDs of any shape (...) -> codes (..., L)."""
     return np.stack([sids >> shift_for(depth) & MAX_CODE for depth in range(1, LEVELS + 1)], axis=-1)
 
 

@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -96,6 +96,7 @@ def fit(
     checkpoint_dir: Path | None,
     log_dir: Path | None,
     on_step: OnStep | None,
+    figures: Callable[[], Mapping[str, float]] | None = None,
 ) -> Report:
     """Optimise the parameters of `module` that require gradients; leave the best ones in it, in evaluation mode.
 
@@ -110,6 +111,7 @@ def fit(
             removes the folder once the artifact is written.
         log_dir: TensorBoard folder; None for none.
         on_step: called after each optimiser step.
+        figures: called after each optimiser step: further figures of it for TensorBoard, by name.
 
     Raises:
         ValueError: the folder holds a checkpoint of another run.
@@ -172,6 +174,8 @@ def fit(
             if writer:
                 writer.add_scalar("train/loss", total, done)
                 writer.add_scalar("train/learning_rate", rate, done)
+                for name, value in figures().items() if figures else ():
+                    writer.add_scalar(name, value, done)
             if checkpoint_dir and (last or done % plan.checkpoint_every == 0):
                 state = {"identity": identity, "step": done, "best_step": best_step, "evaluations": evaluations}
                 _save(checkpoint_dir, trained, optimizer, best, state)

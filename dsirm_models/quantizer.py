@@ -171,8 +171,8 @@ class ResidualQuantizer(nn.Module):
         book = self.codebooks[0]
         if level1 is None:
             return nearest(x, book, allowed=self.reachable)
-        if x.device.type != "cpu":
-            # Looking which rows are open would wait for the device; searching all of them costs less.
+        if not _may_look(x):
+            # Searching all rows costs less than waiting to learn which are open.
             return torch.where(level1 >= 0, level1, self._open_codes(x, level1))
         rows = (level1 < 0).nonzero().squeeze(1)
         if len(rows) == 0:
@@ -191,6 +191,10 @@ class ResidualQuantizer(nn.Module):
             raise ValueError(
                 f"The quantizer takes vectors of width {self.dim}, not a tensor of shape {tuple(x.shape)}."
             )
+        self.require_initialised()
+
+    def require_initialised(self) -> None:
+        """Raises RuntimeError where the codebooks were never initialised."""
         if not self._ready:  # asked of the device once: every reading of a flag there waits for it
             self._ready = bool(self.initialised)
             if not self._ready:
@@ -235,7 +239,7 @@ class ResidualQuantizer(nn.Module):
         dead = unused >= self.restart_after
         if level == 0 and self.mapped:
             dead[: self.mapped] = False
-        if residual.device.type == "cpu" and not bool(dead.any()):
+        if _may_look(residual) and not bool(dead.any()):
             return
         # All processes know the same dead codes and give them the same rows.
         residual = ranks.gather(residual, blocks)
@@ -273,7 +277,12 @@ def nearest(x: Tensor, book: Tensor, *, allowed: Tensor | None = None) -> Tensor
 
 def lowest(scores: Tensor) -> Tensor:
     """(B,) int64 position of the lowest of (B, K) scores; of equal ones the first."""
-    if scores.device.type == "cpu":
+    if _may_look(scores):
         # numpy's argmin is vectorised along rows, torch's is not: 13 times as fast at 1024 x 512, ties alike.
         return torch.from_numpy(scores.numpy().argmin(axis=1))
     return scores.argmin(dim=1)
+
+
+def _may_look(x: Tensor) -> bool:
+    """Whether a branch may ask for values: not on a device, which it would wait for, and not in a captured step."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()

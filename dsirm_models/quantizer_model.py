@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from dsirm_models.artifacts import ArtifactError, read_artifact, write_artifact
+from dsirm_models.clusters import NONE, Groups, check_groups
 from dsirm_models.losses import LossWeights
 from dsirm_models.quantizer import ResidualQuantizer
 from dsirm_models.towers import Decoder, ProjectionEncoder, seeded_init
 from schemas.sids import BITS, LEVELS
 
 KIND = "quantizer"
+GROUPS = ("groups.sids", "groups.counts")
+"""Tensors of an artifact that hold `TrainedQuantizer.groups`, where any SID is split."""
 CHOICES = {
     "query_level1": ("pair", "nearest"),
     "contrast_on": ("quantized", "encoder"),
@@ -179,6 +182,8 @@ class TrainedQuantizer:
     """The caller's own JSON values (versions, fingerprints), stored and returned untouched."""
     report: Mapping[str, Any] = field(default_factory=dict)
     """JSON values: the step chosen, what it scored, and what the start scored."""
+    groups: Groups = NONE
+    """The SIDs that are split because too many items share them; see `clusters`."""
 
     def __post_init__(self) -> None:
         self.model.eval().requires_grad_(False)
@@ -200,9 +205,11 @@ class TrainedQuantizer:
 
     def copy(self) -> TrainedQuantizer:
         """An independent copy: changing its tensors leaves this one as it is."""
-        return TrainedQuantizer(
-            model=copy.deepcopy(self.model), config=self.config, meta=dict(self.meta), report=dict(self.report)
-        )
+        return replace(self, model=copy.deepcopy(self.model), meta=dict(self.meta), report=dict(self.report))
+
+    def with_groups(self, groups: Groups) -> TrainedQuantizer:
+        """The same quantizer with other split SIDs."""
+        return replace(self, groups=groups)
 
     def save(self, directory: Path) -> None:
         """Write safetensors + JSON, the manifest last."""
@@ -212,7 +219,10 @@ class TrainedQuantizer:
             "meta": dict(self.meta),
             "report": dict(self.report),
         }
-        write_artifact(directory, kind=KIND, tensors=self.model.state_dict(), config=config)
+        tensors = dict(self.model.state_dict())
+        if len(self.groups.sids):
+            tensors |= {name: torch.from_numpy(array) for name, array in zip(GROUPS, self.groups, strict=True)}
+        write_artifact(directory, kind=KIND, tensors=tensors, config=config)
 
     @classmethod
     def load(cls, directory: Path, *, device: torch.device | str = "cpu") -> TrainedQuantizer:
@@ -225,6 +235,7 @@ class TrainedQuantizer:
         tensors, stored = read_artifact(directory, kind=KIND)
         config = QuantizerConfig.from_dict(stored["settings"])
         model = QuantizerModel(in_dim=int(stored["in_dim"]), config=config)
+        groups = Groups(*(tensors.pop(name).numpy() for name in GROUPS)) if GROUPS[0] in tensors else NONE
         try:
             model.load_state_dict(tensors)
         except RuntimeError as error:
@@ -232,4 +243,8 @@ class TrainedQuantizer:
         bad = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
         if bad:
             raise ArtifactError(f"The quantizer in {directory} holds NaN or infinite values in {', '.join(bad)}.")
-        return cls(model=model.to(device), config=config, meta=stored["meta"], report=stored["report"])
+        try:
+            check_groups(groups, config.codebook_sizes)
+        except ValueError as error:
+            raise ArtifactError(f"The quantizer in {directory} cannot be used: {error}") from error
+        return cls(model=model.to(device), config=config, meta=stored["meta"], report=stored["report"], groups=groups)

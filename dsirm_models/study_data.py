@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,16 +79,19 @@ class StudyData(NamedTuple):
 
     def fingerprint(self) -> str:
         """16 hex digits of all but the provenance."""
-        digest = hashlib.blake2b(digest_size=8)
-        for name, value in self._asdict().items():
-            if name == "provenance":
-                continue
-            digest.update(name.encode())
-            if isinstance(value, np.ndarray):
-                digest.update(str((value.shape, value.dtype)).encode() + np.ascontiguousarray(value).tobytes())
-            else:
-                digest.update(repr(value).encode())
-        return digest.hexdigest()
+        return fingerprint_of((name, value) for name, value in self._asdict().items() if name != "provenance")
+
+
+def fingerprint_of(parts: Iterable[tuple[str, Any]]) -> str:
+    """16 hex digits of named arrays and plain values, in their order."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, value in parts:
+        digest.update(name.encode())
+        if isinstance(value, np.ndarray):
+            digest.update(str((value.shape, value.dtype)).encode() + np.ascontiguousarray(value).tobytes())
+        else:
+            digest.update(repr(value).encode())
+    return digest.hexdigest()
 
 
 def smaller_log(data: StudyData, share: float, *, seed: int) -> StudyData:

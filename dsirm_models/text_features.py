@@ -89,6 +89,20 @@ class Bm25:
         """BM25 of each pair, (P,) float32, 0 where query and item share no token. `queries` (U) are texts."""
         return self._pairwise(self._query_counts(queries), self._weights, query_row, item_row)
 
+    def best(self, queries: Sequence[str], *, items: int) -> Rows:
+        """The items of highest BM25 for each query, best first, ties to the lowest: (U, items), -1 where fewer share
+        a token with it.
+        """
+        out = np.full((len(queries), items), -1, dtype=np.int64)
+        counts, columns = self._query_counts(queries), self._weights.T.tocsr()
+        for start in range(0, len(queries), 256):
+            scores = counts[start : start + 256] @ columns
+            for at in range(scores.shape[0]):
+                row = slice(scores.indptr[at], scores.indptr[at + 1])
+                order = np.lexsort((scores.indices[row], -scores.data[row]))[:items]
+                out[start + at, : len(order)] = scores.indices[row][order]
+        return out
+
     def overlap(self, queries: Sequence[str], *, query_row: Rows, item_row: Rows) -> Floats:
         """Share of the query's distinct tokens that the item's text has, weighted by idf: (P,) float32 in 0..1.
 

@@ -1,4 +1,4 @@
-"""Fine-tuning of a causal LM on weighted (text, SID) pairs (DSIRM, query side; CQ-SID stages 1 and 2)."""
+"""Fine-tuning of a causal LM on weighted (text, SID) pairs (DSIRM, query side; CQ-SID stages 1 to 3)."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ class CausalLMConfig:
     """Examples per optimiser step."""
     accumulation: int = 1
     """Micro-batches that a step is cut into; must divide `batch_size`. Changes memory, not the result."""
+    targets_per_query: int = 1
+    """SIDs drawn of a query at a time, each an example of its own. CQ-SID's stage 2: 3."""
     learning_rate: float = 1e-4
     warmup: float = 0.03
     """Share of the steps."""
@@ -58,7 +60,7 @@ class CausalLMConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot be trained."""
         whole = (
-            *("lora_rank", "steps", "batch_size", "accumulation", "max_query_tokens"),
+            *("lora_rank", "steps", "batch_size", "accumulation", "targets_per_query", "max_query_tokens"),
             *("evaluate_every", "held_out_pairs", "checkpoint_every"),
         )
         problems = [
@@ -138,9 +140,13 @@ def train_causal_lm(
     size = config.batch_size // config.accumulation
 
     def loss(step: int, micro: int) -> Tensor:
-        rows = draw_queries(pairs.train, step=step, batch=config.batch_size, power=config.query_power, seed=config.seed)
+        each = config.targets_per_query
+        visits = -(-config.batch_size // each)
+        rows = draw_queries(pairs.train, step=step, batch=visits, power=config.query_power, seed=config.seed)
         rng = np.random.default_rng([config.seed, 3, step])
-        codes = draw_targets(pairs.train, rows, count=1, rng=rng)[:, 0]
+        drawn = draw_targets(pairs.train, rows, count=each, rng=rng)
+        rows = np.repeat(rows, each)[: config.batch_size]
+        codes = drawn.reshape(-1, drawn.shape[-1])[: config.batch_size]
         part = slice(micro * size, (micro + 1) * size)
         texts = [data.texts[query] for query in pairs.train.queries[rows[part]]]
         logps = generator.log_likelihood(texts, torch.from_numpy(codes[part]).to(generator.device), index)

@@ -77,6 +77,7 @@ def train_embedded(
     codebook_sizes: tuple[int, ...],
     config: EmbeddedConfig,
     index: SidIndex | None = None,
+    context: int = 0,
     device: torch.device | str = "cpu",
     warm_start: Path | None = None,
     checkpoint_dir: Path | None = None,
@@ -91,8 +92,10 @@ def train_embedded(
         config: settings.
         index: the SIDs that exist; the loss is taken over the valid children of each prefix, as decoding does. It must
             hold every SID of the pairs. None: over all codes of a level.
+        context: C, the last columns of the query embeddings, which say who asks.
         device: where to train.
-        warm_start: an earlier embedded artifact of the same codebook, vector and layer sizes, to go on from.
+        warm_start: an earlier embedded artifact of the same codebook, vector and layer sizes, to go on from. What it
+            knows of users goes on where this run reads users in the same columns, else it starts anew.
         checkpoint_dir: a folder for this run's checkpoints, one an epoch; a killed run continues from there.
         log_dir: TensorBoard folder.
         on_step: called after each optimiser step.
@@ -105,6 +108,8 @@ def train_embedded(
     vectors = np.ascontiguousarray(data.query_embeddings, dtype=np.float32)
     if vectors.ndim != 2 or not np.isfinite(vectors).all():
         raise ValueError(f"Query embeddings are finite vectors (Q, D), not {vectors.shape} or not finite.")
+    if not 0 <= context < vectors.shape[1]:
+        raise ValueError(f"{context} columns of {vectors.shape[1]} cannot all say who asks.")
     pairs = prepare(
         queries=len(vectors),
         query_index=data.query_index,
@@ -116,7 +121,8 @@ def train_embedded(
     if index is not None:
         check_index(index, data.sids, codebook_sizes)
         index = index.to(device)
-    generator = _build(vectors.shape[1], codebook_sizes, config, warm_start).to(device)
+    width = vectors.shape[1] - context
+    generator = _build(width, context, codebook_sizes, config, warm_start).to(device)
     table = torch.from_numpy(vectors).to(device)
 
     def loss(step: int, micro: int) -> Tensor:
@@ -186,7 +192,7 @@ def held_out_log_likelihood(
 
 
 def _build(
-    dim: int, codebook_sizes: tuple[int, ...], config: EmbeddedConfig, warm_start: Path | None
+    dim: int, context: int, codebook_sizes: tuple[int, ...], config: EmbeddedConfig, warm_start: Path | None
 ) -> EmbeddedGenerator:
     """A generator with seeded weights, or with those of an earlier artifact."""
     sizes: dict[str, Any] = {
@@ -197,7 +203,7 @@ def _build(
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        generator = EmbeddedGenerator(codebook_sizes=codebook_sizes, dropout=config.dropout, **sizes)
+        generator = EmbeddedGenerator(codebook_sizes=codebook_sizes, dropout=config.dropout, context=context, **sizes)
         if warm_start is None:
             return generator
         earlier = EmbeddedGenerator.load(warm_start)
@@ -208,5 +214,8 @@ def _build(
             f"{warm_start} is no warm start: it has codebooks {earlier.codebook_sizes} and {earlier.sizes}, "
             f"this run needs {generator.codebook_sizes} and {sizes}."
         )
-    generator.load_state_dict(earlier.state_dict())
+    known = earlier.state_dict()
+    if earlier.context != context:  # the layer of users begins as one that adds nothing
+        known = {name: value for name, value in known.items() if not name.startswith("who.")}
+    generator.load_state_dict({**generator.state_dict(), **known})
     return generator

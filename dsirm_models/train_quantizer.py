@@ -32,7 +32,7 @@ from dsirm_models.losses import LossWeights, info_nce, reconstruction
 from dsirm_models.quantizer import ANY
 from dsirm_models.quantizer_checkpoint import Best, data_fingerprint, read_checkpoint, write_checkpoint
 from dsirm_models.quantizer_data import PairData, Resident, batch_order, check_data
-from dsirm_models.quantizer_loss import LossParts, training_loss
+from dsirm_models.quantizer_loss import LossParts, fastest_loss
 from dsirm_models.quantizer_model import QuantizerConfig, QuantizerModel, TrainedQuantizer
 from dsirm_models.sid_quality import pair_agreement, quality
 
@@ -99,12 +99,13 @@ def train_quantizer(
         scores = evaluate(model, data, config)
         found = Best(step=0, best_step=0, start=scores, best=scores, tensors=_state(model))
     best = found
+    loss = fastest_loss(model, resident, config)
     writer = _writer(log_dir, best.step) if ranks.number() == 0 else None
     for step, rows in batch_order(data, config, start=best.step):
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * learning_rate_factor(step, config)
         model.train()
-        parts = training_loss(model, resident.batch(ranks.share(rows)), config)
+        parts = loss(resident.batch(ranks.share(rows)))
         optimizer.zero_grad(set_to_none=True)
         parts.total.backward()  # type: ignore[no-untyped-call]
         ranks.sum_gradients(model.parameters())
@@ -182,9 +183,10 @@ def evaluate(model: QuantizerModel, data: PairData, config: QuantizerConfig) -> 
     """Scores on held-out pairs, through the same `assign_codes` that production uses.
 
     Returns:
-        Nothing without held-out pairs. Else `choice` (lower is better), `info_nce`, `agree_1..L` (share of pairs whose
-        codes share a prefix of that depth), and of the held-out items `residual_norm`, `collision_rate` and per level
-        `utilisation_l`, `perplexity_l`. Parts that need a query are left out where no held-out pair has one.
+        Nothing without held-out pairs. Else `choice` (lower is better): `info_nce` or `reconstruction`, whichever the
+        objective weighs more; `agree_1..L` (share of pairs whose codes share a prefix of that depth), and of the
+        held-out items `residual_norm`, `collision_rate` and per level `utilisation_l`, `perplexity_l`. Parts that need
+        a query are left out where no held-out pair has one.
 
     """
     held = np.flatnonzero(~data.train)
@@ -208,7 +210,9 @@ def evaluate(model: QuantizerModel, data: PairData, config: QuantizerConfig) -> 
         agree = pair_agreement(query_codes, codes)
         scores |= {f"agree_{depth}": float(share) for depth, share in enumerate(agree, start=1)}
         scores["info_nce"] = _held_out_info_nce(view, query_codes, codes, query_id[paired], item_id[paired])
-    if config.weights.contrastive > 0:
+    # What the objective weighs most. CQ-SID's contrast of 0.001 is on the towers' output, not on codes: theirs is best
+    # before the first step, when both towers are alike, and would choose k-means over an untrained projection.
+    if config.weights.contrastive > config.weights.reconstruction:
         if "info_nce" in scores:
             scores["choice"] = scores["info_nce"]
     else:

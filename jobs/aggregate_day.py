@@ -1,13 +1,15 @@
 """Aggregate days of the click log into counts per query-item pair.
 
-Reads click_log (the given days). Writes pair_days, query_days and quarantine, one partition a day; events read =
-events counted + events quarantined, checked before anything is written. Days whose log did not change are left alone.
+Reads click_log (the given days). Writes pair_days, query_days and quarantine, one partition a day, query_users where
+`privacy.min_query_users` needs it, and user_searches where the generator learns who asks (`generator.stages`). Events
+read = events counted + events quarantined, checked before anything is written. Days whose log did not change are left
+alone.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame
@@ -16,40 +18,74 @@ from pyspark.sql import functions as F
 from jobs.errors import DataError
 from jobs.home import Home
 from jobs.partitions import Partition, label
+from jobs.plan import Plan
 from pipelines import clicks
+from pipelines.user_profiles import pseudonyms, user_searches
 from schemas.fingerprint import digest
 
 JOB = "aggregate-day"
+FEW = 100_000
+"""Rows that any executor can hold."""
 
 
-def changed_days(home: Home, days: Sequence[dt.date]) -> dict[dt.date, str]:
-    """Days whose log (or whose settings) changed since they were aggregated -> their new memo."""
+def memos_of(home: Home, days: Sequence[str], marks: Mapping[str, str]) -> dict[str, str]:
+    """Partition of each day (YYYY-MM-DD) -> what its counts depend on: the fingerprint of its log, by partition, and
+    the settings that judge events.
+    """
     settings = home.settings.corpus.model_dump(include={"zone", "robot_events", "robot_searches", "max_query_chars"})
-    marks, memos = home.store.fingerprints("click_log"), home.store.memos("pair_days")
-    names = {day: label({"event_date": day}) for day in days}
-    # What a day's counts depend on: its log and the settings that judge events.
-    fresh = {day: digest({"settings": settings, "log": marks.get(name)}) for day, name in names.items()}
-    return {day: memo for day, memo in fresh.items() if memos.get(names[day]) != memo}
+    if home.settings.privacy.min_query_users > 1:
+        settings["users"] = "counted"
+    if home.settings.personal:
+        settings["searches"] = "by user"
+    names = [label({"event_date": day}) for day in days]
+    return {name: digest({"settings": settings, "log": marks.get(name)}) for name in names}
 
 
-def run(home: Home, days: Sequence[dt.date]) -> None:
-    """Aggregate every day of `days` that changed."""
-    memos = changed_days(home, days)
+def planned_days(home: Home, plan: Plan) -> tuple[list[Partition], dict[str, str]]:
+    """The days of a plan, and what the daily tables must have been computed from to be those that it planned on."""
+    days: list[Partition] = [{"event_date": dt.date.fromisoformat(day)} for day in plan.days]
+    marks = {name.removeprefix("click_log/"): mark for name, mark in plan.inputs.items()}
+    return days, memos_of(home, plan.days, marks)
+
+
+def read_window(home: Home, plan: Plan, name: str) -> DataFrame:
+    """The window's days of a daily table. Raises DataError where a day was not computed from what the plan says."""
+    days, counted = planned_days(home, plan)
+    return home.store.read(home.spark, name, *days, memo=counted)
+
+
+def changed_days(home: Home, days: Sequence[dt.date], version: int | None = None) -> dict[dt.date, str]:
+    """Days whose log (or whose settings) changed since they were aggregated -> their new memo."""
+    fresh = memos_of(home, [str(day) for day in days], home.store.fingerprints("click_log", version))
+    memos = home.store.memos("pair_days")
+    return {day: memo for day, (name, memo) in zip(days, fresh.items(), strict=True) if memos.get(name) != memo}
+
+
+def run(home: Home, days: Sequence[dt.date], version: int | None = None) -> None:
+    """Aggregate every day of `days` that changed, as the log was in a version of it; None: as it is now."""
+    memos = changed_days(home, days, version)
     if not memos:
         return
+    by_user = home.settings.privacy.min_query_users > 1
     store, spark, limits = home.store, home.spark, home.settings.corpus
     parts: list[Partition] = [{"event_date": day} for day in memos]
     quarantined: list[Partition] = [{"run_date": day, "job": JOB} for day in memos]
     pair_days, query_days = store.target("pair_days", *parts), store.target("query_days", *parts)
+    query_users = store.target("query_users", *parts) if by_user else None
+    searches = store.target("user_searches", *parts) if home.settings.personal else None
     quarantine = store.target("quarantine", *quarantined)
-    log = store.read(spark, "click_log", *parts)
+    log = store.read(spark, "click_log", *parts, version=version)
     staged: list[DataFrame] = []
 
     def stage(frame: DataFrame) -> DataFrame:
-        staged.append(frame.persist(StorageLevel.DISK_ONLY))
+        kept = frame.persist(StorageLevel.DISK_ONLY)
+        staged.append(kept)
         # Counted at once: what is kept then knows its size, and joins with the small ones move no large one.
-        staged[-1].count()
-        return staged[-1]
+        if kept.count() > FEW:
+            return kept
+        # What is kept shows its whole plan in those above it, stage upon stage: a small day's time went into writing
+        # such plans down. A checkpoint has none. It does not know its size either, hence the hint.
+        return F.broadcast(kept.localCheckpoint(storageLevel=StorageLevel.DISK_ONLY))
 
     events = clicks.clean_events(
         log,
@@ -57,9 +93,12 @@ def run(home: Home, days: Sequence[dt.date]) -> None:
         max_query_chars=limits.max_query_chars,
         robot_events=limits.robot_events,
         robot_searches=limits.robot_searches,
+        count_users=by_user or searches is not None,
     )
-    views, nameless = clicks.join_views(events.kept)
-    shown = stage(clicks.position_counts(views))
+    named, nameless = clicks.with_queries(events.kept)
+    if searches:
+        named = stage(named)  # two tables are made of it
+    shown = stage(clicks.position_counts(clicks.join_views(named)))
     refused = stage(events.refused.unionByName(clicks.refused_events(nameless)))
     (counted,) = shown.agg(F.coalesce(F.sum("events"), F.lit(0))).collect()[0]
     read, out = log.count(), refused.count()
@@ -76,6 +115,11 @@ def run(home: Home, days: Sequence[dt.date]) -> None:
         counts=counts,
     )
     query_days.replace(clicks.query_counts(events.kept, events.texts), job=JOB, memo=by_day, counts=counts)
+    if query_users:
+        query_users.replace(clicks.query_users(events.kept), job=JOB, memo=by_day, counts=counts)
+    if searches:
+        searches.replace(user_searches(named, pseudonyms(log)), job=JOB, memo=by_day, counts=counts)
+    # Last: its memo says that the day is done.
     pair_days.replace(clicks.pair_counts(shown, clicks.position_curve(shown)), job=JOB, memo=by_day, counts=counts)
     for frame in staged:
         frame.unpersist()

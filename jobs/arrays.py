@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from jobs import planned
 from jobs.errors import DataError
 from jobs.home import Home
 from jobs.partitions import Partition
@@ -88,7 +89,7 @@ class Items(NamedTuple):
 def load_items(home: Home, plan: Plan) -> Items:
     """Every catalogue item that has a vector."""
     columns = ["item_id", "item_hash", "category", "text_hash", "text"]
-    catalog = home.store.read_arrow("catalog", columns=columns).sort_by("item_hash")
+    catalog = planned.read_arrow(home, plan, "catalog", columns).sort_by("item_hash")
     vectors = load_vectors(home, plan, "item_embeddings")
     rows = vectors.find(catalog["text_hash"].to_numpy())
     if (rows < 0).any():

@@ -1,7 +1,9 @@
 """Give every catalogue item its semantic ID.
 
-Reads catalog, item_embeddings and the quantizer artifact (broadcast). Writes item_sids and sid_items, partition
-release. An item whose text and category did not change has the same SID as in the release before, bit for bit.
+Reads catalog, item_embeddings, the quantizer artifact (broadcast), and pair_days of the window, by whose click rates
+the items of a SID are ordered. Writes item_sids and sid_items, partition release. An item whose text and category did
+not change has the same SID as in the release before, bit for bit. Where the codebook splits a SID, the third index is
+group * K3 + code.
 """
 
 from __future__ import annotations
@@ -9,10 +11,15 @@ from __future__ import annotations
 import numpy as np
 from pyspark.sql import functions as F
 
+from jobs import planned
+from jobs.aggregate_day import read_window
 from jobs.errors import DataError
 from jobs.home import Home
 from jobs.plan import Plan
-from pipelines.assign import assign_items, items_behind_sids
+from pipelines.assign import assign_items
+from pipelines.corpus import only
+from pipelines.recall import items_behind_sids
+from schemas.sids import MAX_CODE
 
 JOB = "assign-item-sids"
 CHOSEN_BY = np.array(["category", "nearest", "reserved"])
@@ -25,6 +32,7 @@ def run(home: Home, plan: Plan) -> None:
     if sids.is_done(plan.release) and behind.is_done(plan.release):
         return
     from dsirm_models.assign import assign_codes
+    from dsirm_models.clusters import with_groups
     from dsirm_models.quantizer_model import TrainedQuantizer
 
     model = TrainedQuantizer.load(home.artifact("quantizer", plan.codebook_version))
@@ -35,14 +43,19 @@ def run(home: Home, plan: Plan) -> None:
     categories = {name: code for code, name in enumerate(model.meta["categories"])}
     shared = home.spark.sparkContext.broadcast(model)
 
-    def assign(vectors: np.ndarray, level1: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def assign(
+        vectors: np.ndarray, level1: np.ndarray, hashes: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         import torch
 
         torch.set_num_threads(1)  # one worker a core
         found = assign_codes(shared.value, vectors, level1)
-        return found.codes, found.sid, found.residual_norm, CHOSEN_BY[found.level1_by]
+        sids = with_groups(found.sid, hashes, shared.value.groups, third=shared.value.config.codebook_sizes[-1])
+        codes = found.codes.copy()
+        codes[:, -1] = sids & MAX_CODE
+        return codes, sids, found.residual_norm, CHOSEN_BY[found.level1_by]
 
-    catalog = store.read(home.spark, "catalog")
+    catalog = planned.read(home, plan, "catalog")
     vectors = store.read(home.spark, "item_embeddings", {"encoder_version": plan.encoder_version})
     assigned = assign_items(catalog, vectors, categories, assign, width=model.in_dim).withColumns(
         {
@@ -53,7 +66,9 @@ def run(home: Home, plan: Plan) -> None:
     )
     sids.replace(assigned, job=JOB, memo=plan.release)
     written = store.read(home.spark, "item_sids", part)
-    pairs = store.read(home.spark, "pairs", {"as_of_date": plan.date})
+    pair_days = read_window(home, plan, "pair_days")
+    if home.settings.privacy.min_query_users > 1:
+        pair_days = only(pair_days, planned.read(home, plan, "queries"))
     behind.replace(
-        items_behind_sids(written, pairs).withColumn("release", F.lit(plan.release)), job=JOB, memo=plan.release
+        items_behind_sids(written, pair_days).withColumn("release", F.lit(plan.release)), job=JOB, memo=plan.release
     )

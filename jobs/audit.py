@@ -42,7 +42,8 @@ def run(home: Home, plan: Plan) -> None:
     refused: list[pa.Table] = []
     pages = path.with_suffix("")
     pages.mkdir(parents=True, exist_ok=True)
-    for name in AUDITED:
+    audited = (*AUDITED, *home.settings.recall_tables)
+    for name in audited:
         rows = home.store.read(home.spark, name, {"release": plan.release}).persist()
         outcome = validate(rows, TABLES[name])
         (pages / f"{name}.html").write_text(outcome.page, encoding="utf-8")

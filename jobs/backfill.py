@@ -14,6 +14,8 @@ from jobs import aggregate_day, nightly, releases
 from jobs.errors import DataError
 from jobs.home import Home
 
+JOB = "backfill"
+
 
 def run(home: Home, first: dt.date, last: dt.date, *, dry_run: bool = False) -> dict[str, Any]:
     """Days aggregated and nights run (or that would be), and the release of each night.

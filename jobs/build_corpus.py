@@ -1,15 +1,18 @@
 """Sum the daily counts over the lookback window into the training corpus.
 
 Reads pair_days, query_days (the window's days) and catalog. Writes pairs and queries, partition as_of_date. Pairs cut
-by the cap per query are counted as trimmed.
+by the cap per query are counted as trimmed. Where `privacy.min_query_users` asks for it, reads query_users too, and
+leaves out queries of fewer users, counted as withheld: nothing downstream learns from them or names them.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from jobs import planned
+from jobs.aggregate_day import read_window
 from jobs.errors import DataError
 from jobs.home import Home
 from jobs.plan import Plan
@@ -25,14 +28,20 @@ def run(home: Home, plan: Plan) -> None:
     pairs, queries = store.target("pairs", part), store.target("queries", part)
     if pairs.is_done(plan.corpus_memo) and queries.is_done(plan.corpus_memo):
         return
-    days = [{"event_date": dt.date.fromisoformat(day)} for day in plan.days]
-    query_days = store.read(home.spark, "query_days", *days)
+    query_days = read_window(home, plan, "query_days")
     if (clash := corpus.colliding_hashes(query_days, "query_id", "query").first()) is not None:
         raise DataError(f"Two queries share a 64-bit hash: {clash['a']!r} and {clash['b']!r}. Remove one from the log.")
+    pair_days, counts = read_window(home, plan, "pair_days"), {}
+    least = home.settings.privacy.min_query_users
+    if least > 1:
+        users = read_window(home, plan, "query_users")
+        allowed = corpus.enough_users(users, least).persist(StorageLevel.DISK_ONLY)
+        counts = _withheld(query_days, allowed, least)
+        query_days, pair_days = corpus.only(query_days, allowed), corpus.only(pair_days, allowed)
     built = corpus.build_corpus(
-        store.read(home.spark, "pair_days", *days),
+        pair_days,
         query_days,
-        store.read(home.spark, "catalog"),
+        planned.read(home, plan, "catalog"),
         as_of_date=F.lit(plan.date),
         max_items_per_query=settings.max_items_per_query,
         purchase_weight=settings.purchase_weight,
@@ -42,5 +51,21 @@ def run(home: Home, plan: Plan) -> None:
         head_share=settings.head_share,
         tail_share=settings.tail_share,
     )
-    queries.replace(built.queries, job=JOB, memo=plan.corpus_memo)
+    queries.replace(built.queries, job=JOB, memo=plan.corpus_memo, counts=counts)
     pairs.replace(built.pairs, job=JOB, memo=plan.corpus_memo, counts={"trimmed": built.trimmed.count()})
+
+
+def _withheld(query_days: DataFrame, allowed: DataFrame, least: int) -> dict[str, int]:
+    """How much the rule on rare queries withholds.
+
+    Raises:
+        DataError: all of it.
+
+    """
+    (found,) = corpus.withheld(query_days, allowed).collect()
+    if not found["published"]:
+        raise DataError(
+            f"None of {found['withheld']} queries surely has {least} users in the window (privacy.min_query_users). "
+            "Does the log name users? Lower the setting, or import more of the log."
+        )
+    return {"withheld": found["withheld"], "traffic_withheld": found["traffic_withheld"]}

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -26,9 +27,12 @@ from jobs.cli_options import (
     module,
     open_home,
     planned,
+    run,
     show,
 )
+from jobs.cli_releases import releases
 from jobs.cli_sources import imports, simulate
+from jobs.redaction import Redacting, redacted
 
 app = typer.Typer(
     name="dsirm",
@@ -38,15 +42,16 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-releases_app = typer.Typer(help="List, compare, pin and roll back releases.", no_args_is_help=True)
 app.add_typer(imports, name="import")
 app.add_typer(simulate, name="simulate")
-app.add_typer(releases_app, name="releases")
+app.add_typer(releases, name="releases")
 
 # Subcommand -> what of its module to call. In the order of the chain.
 PLANNED = (
-    "build-corpus", "embed-items", "embed-queries", "train-quantizer", "assign-item-sids", "finetune-generator",
-    "generate-query-sids", "score-pairs", "match-prefixes", "train-ranker", "measure-coverage", "audit",
+    "build-corpus", "profile-users", "embed-items", "embed-queries", "train-quantizer", "assign-item-sids",
+    "pretrain-generator", "finetune-generator", "personalise-generator", "align-generator", "generate-query-sids",
+    "generate-request-sids", "generate-recall", "score-pairs", "match-prefixes", "train-ranker", "measure-coverage",
+    "audit",
 )  # fmt: skip
 
 
@@ -59,7 +64,7 @@ def _register(name: str) -> None:
         release: ReleaseOption = None,
     ) -> None:
         opened = open_home(home, profile, settings)
-        module(name).run(opened, planned(opened, date, release))
+        run(name, opened, planned(opened, date, release))
 
     app.command(name, help=doc(name))(command)
 
@@ -90,10 +95,11 @@ def aggregateday(
 
     opened = open_home(home, profile, settings)
     if release:
-        days = [dt.date.fromisoformat(day) for day in load_plan(opened, release).days]
+        plan = load_plan(opened, release)
+        days = [dt.date.fromisoformat(day) for day in plan.days]
+        run("aggregate-day", opened, days, plan.versions.get("click_log"))
     else:
-        days = [window(opened, day(date))[0]]
-    module("aggregate-day").run(opened, days)
+        run("aggregate-day", opened, [window(opened, day(date))[0]])
 
 
 for _name in PLANNED:
@@ -110,7 +116,7 @@ def publish_release(
     again: Annotated[bool, typer.Option("--again", help="Publish a release that was rolled back.")] = False,
 ) -> None:
     opened = open_home(home, profile, settings)
-    module("publish-release").run(opened, planned(opened, date, release), again=again)
+    run("publish-release", opened, planned(opened, date, release), again=again)
 
 
 @app.command("demo", help=doc("demo"))
@@ -144,18 +150,32 @@ def evaluate(
         bool, typer.Option("--study", help="What SIDs are worth: baselines, ablations, intervals. Hours; resumable.")
     ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="With --study: minutes, to see that it runs.")] = False,
+    recall: Annotated[
+        bool,
+        typer.Option(
+            "--recall",
+            help="How much of what people wanted is recalled, beside other channels. With --study: what generative "
+            "recall is worth, on a marketplace of its own.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     from jobs import views
     from jobs.plan import load_plan
 
     opened = open_home(home, profile, settings)
+    if study and recall:
+        show(run("recall-study", opened, quick=quick), as_json, "recall_study")
+        return
     if study:
-        show(module("study").run(opened, quick=quick), as_json, "study")
+        show(run("study", opened, quick=quick), as_json, "study")
         return
     name = release or views.current_release(opened)
+    if recall:
+        show(run("evaluate-recall", opened, load_plan(opened, name)), as_json, "recall_metrics")
+        return
     if not opened.store.count("ranker_metrics", {"release": name}):
-        module("evaluate").run(opened, load_plan(opened, name))
+        run("evaluate", opened, load_plan(opened, name))
     show(views.ranker_metrics(opened, name), as_json, "ranker_metrics")
 
 
@@ -195,7 +215,7 @@ def backfill(
     as_json: JsonOption = False,
 ) -> None:
     opened = open_home(home, profile, settings)
-    show(module("backfill").run(opened, first.date(), last.date(), dry_run=dry_run), as_json, "backfilled")
+    show(run("backfill", opened, first.date(), last.date(), dry_run=dry_run), as_json, "backfilled")
 
 
 @app.command("forget", help=doc("forget"))
@@ -208,7 +228,7 @@ def forget(
     as_json: JsonOption = False,
 ) -> None:
     opened = open_home(home, profile, settings)
-    show(module("forget").run(opened, user=user, known_as=pseudonym), as_json, "forgotten")
+    show(run("forget", opened, user=user, known_as=pseudonym), as_json, "forgotten")
 
 
 @app.command("lineage", help=doc("lineage"))
@@ -230,7 +250,7 @@ def maintain(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; change nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    show(module("maintain").run(open_home(home, profile, settings), dry_run=dry_run), as_json, "maintained")
+    show(run("maintain", open_home(home, profile, settings), dry_run=dry_run), as_json, "maintained")
 
 
 @app.command("encoder", help=doc("encoder-paths"))
@@ -259,69 +279,62 @@ def explain_command(
     show(explain(open_home(home, profile, settings), query, item), as_json, "explanation")
 
 
-@releases_app.command("list", help="Every release, oldest first, with its state now. Reads releases.")
-def releases_list(
+@app.command("recall", help=doc("recall"))
+def recall_command(
+    query: Annotated[str, typer.Option("--query", help="Query as a shopper types it.")],
+    user: Annotated[str | None, typer.Option("--user", help="Pseudonym of a user, as in the tables.")] = None,
+    beam: Annotated[int, typer.Option("--beam", min=1, max=1000, help="SIDs to look behind.")] = 20,
     home: HomeOption = HOME,
     profile: ProfileOption = None,
     settings: SettingsOption = None,
+    release: ShownReleaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    from jobs import views
+    from jobs.recall import recall
 
-    show(views.release_list(open_home(home, profile, settings)), as_json, "release_list")
-
-
-@releases_app.command("diff", help="What moved between releases A and B. Reads releases and item_sids.")
-def releases_diff(
-    a: str,
-    b: str,
-    home: HomeOption = HOME,
-    profile: ProfileOption = None,
-    settings: SettingsOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    from jobs import views
-
-    show(views.release_diff(open_home(home, profile, settings), a, b), as_json, "release_diff")
-
-
-@releases_app.command("pin", help="Keep a release from retention for good. Appends to releases.")
-def releases_pin(
-    release: str, home: HomeOption = HOME, profile: ProfileOption = None, settings: SettingsOption = None
-) -> None:
-    from jobs import releases
-
-    releases.pin(open_home(home, profile, settings).store, release)
-    typer.echo(f"{release} is pinned.")
-
-
-@releases_app.command("rollback", help="Go back to RELEASE; given the current one, to the one before it. One commit.")
-def releases_rollback(
-    release: str, home: HomeOption = HOME, profile: ProfileOption = None, settings: SettingsOption = None
-) -> None:
-    from jobs import releases
-
-    typer.echo(f"{releases.roll_back(open_home(home, profile, settings).store, release)} is current.")
+    found = recall(open_home(home, profile, settings), query, user=user, beams=beam, release=release)
+    show(found, as_json, "recalled")
 
 
 def main() -> None:
     """Entry point: runs a command and turns what went wrong into a message and an exit code."""
     # Threads that spin while they wait starve Spark on a small machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    _configure_logging()
-    from jobs.errors import EXIT_DATA, EXIT_TRANSIENT, DataError, TransientError
+    from jobs.errors import EXIT_DATA, EXIT_TRANSIENT, EXIT_USAGE, DataError, TransientError
 
+    if strange := [text for text in sys.argv[1:] if not _is_text(text)]:
+        _fail(f"The command line is not UTF-8 text: {strange[0]!a}.", EXIT_USAGE)
     try:
+        _configure_logging()
         app()
     except TransientError as error:
         _fail(str(error), EXIT_TRANSIENT)
     except DataError as error:
         _fail(str(error), EXIT_DATA)
     except Exception as error:
-        message = _about_data(error)
-        if message is None:
-            raise
-        _fail(message, EXIT_DATA)
+        if (message := _about_data(error)) is not None:
+            _fail(message, EXIT_DATA)
+        if (message := _about_storage(error)) is not None:
+            _fail(message, EXIT_TRANSIENT)
+        typer.echo(redacted(traceback.format_exc()), err=True)
+        _fail("This is a defect: please report the lines above.", EXIT_TRANSIENT)
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _about_storage(error: Exception) -> str | None:
+    """The message of an error of a disk or an object store; None for any other."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if not kinds & {"OSError", "DeltaError"}:
+        return None
+    told = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
+    return f"The storage refused ({type(error).__name__}): {told}"
 
 
 def _about_data(error: Exception) -> str | None:
@@ -340,21 +353,28 @@ def _about_data(error: Exception) -> str | None:
 
 def _fail(message: str, code: int) -> None:
     if os.environ.get("DSIRM_DEBUG"):
-        logging.getLogger(__name__).exception("details")
-    typer.echo(f"Error: {message}", err=True)
+        typer.echo(redacted(traceback.format_exc()), err=True)
+    typer.echo(f"Error: {redacted(message)}", err=True)
     sys.exit(code)
 
 
 def _configure_logging() -> None:
+    from jobs.errors import DataError
+
+    level = os.environ.get("DSIRM_LOG_LEVEL", "").upper()
+    if level and level not in logging.getLevelNamesMapping():
+        raise DataError(f"DSIRM_LOG_LEVEL is {level!a}, not one of DEBUG, INFO, WARNING and ERROR.")
     logging.basicConfig(
-        level=os.environ.get("DSIRM_LOG_LEVEL", "WARNING"),
+        level=level or "WARNING",
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         datefmt="%H:%M:%S",
         stream=sys.stderr,
     )
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(Redacting(handler.formatter))
     logging.getLogger("great_expectations").setLevel("WARNING")
     for room in ("jobs", "dsirm_models"):
-        logging.getLogger(room).setLevel(os.environ.get("DSIRM_LOG_LEVEL", "INFO"))
+        logging.getLogger(room).setLevel(level or "INFO")
 
 
 if __name__ == "__main__":

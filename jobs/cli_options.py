@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 HomeOption = Annotated[Path, typer.Option("--home", envvar="DSIRM_HOME", help="Where tables and models live.")]
 ProfileOption = Annotated[
-    str | None, typer.Option("--profile", envvar="DSIRM_PROFILE", help="Settings to start from: demo or dsirm.")
+    str | None, typer.Option("--profile", envvar="DSIRM_PROFILE", help="Settings to start from: demo, dsirm or cqsid.")
 ]
 SettingsOption = Annotated[
     Path | None, typer.Option("--settings", help="TOML file of settings; default HOME/dsirm.toml where there is one.")
@@ -49,11 +49,26 @@ def module(name: str) -> Any:
     return importlib.import_module(f"jobs.{name.replace('-', '_')}")
 
 
+def run(name: str, home: Home, *arguments: Any, call: str = "run", **options: Any) -> Any:
+    """Run a job (or another function of its module), told to a lineage backend where the environment names one."""
+    from jobs.lineage_events import job_run
+
+    job = module(name)
+    with job_run(home, job.JOB if call == "run" else f"{job.JOB}-{call.replace('_', '-')}"):
+        return getattr(job, call)(home, *arguments, **options)
+
+
 def open_home(home: Path, profile: str | None, settings: Path | None) -> Home:
     """The home with its settings."""
+    from jobs.errors import DataError
     from jobs.home import Home
 
-    return Home(home, profile=profile, settings_file=settings)
+    try:
+        if home.exists() and not home.is_dir():
+            raise DataError(f"--home {home} is not a directory.")
+        return Home(home, profile=profile, settings_file=settings)
+    except (OSError, ValueError, RuntimeError) as error:  # too long a name, a loop of links, no such ~user
+        raise DataError(f"--home {str(home)[:200]} cannot be used: {error}.") from error
 
 
 def day(date: dt.datetime | None) -> dt.date | None:

@@ -1,15 +1,51 @@
-"""Rows held against a table's contract, for either engine, before anything is written."""
+"""Tables made as their contracts say, and rows held against them before anything is written; and what Delta refuses."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import deltalake
 import pyarrow as pa
+from deltalake.exceptions import CommitFailedError
 
+from jobs.errors import ConcurrentWrite
 from schemas.contract import ContractError, Table
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
+
+# The memo of what a partition was computed from lives in commit metadata, so the log outlives any window.
+PROPERTIES = {"delta.logRetentionDuration": "interval 1000 days"}
+
+
+def create(path: str, table: Table, held: deltalake.DeltaTable | None) -> None:
+    """Make a table where there is none; to the one that is `held`, add the columns that its contract gained."""
+    schema = deltalake.Schema.from_arrow(table.arrow_schema())
+    if held is not None:
+        have = {field.name for field in held.schema().fields}
+        if gained := [field for field in schema.fields if field.name not in have]:
+            held.alter.add_columns(gained)
+        return
+    if "://" not in path:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    # Created through delta-rs whichever engine writes next: milliseconds, and the same protocol for both.
+    try:
+        deltalake.DeltaTable.create(
+            path,
+            schema=schema,
+            mode="ignore",
+            partition_by=list(table.partition),
+            description=table.doc,
+            configuration=PROPERTIES | statistics(table),
+        )
+    except CommitFailedError:
+        # Where there is no lock, another first writer may have created it at the same moment.
+        if not deltalake.DeltaTable.is_deltatable(path):
+            raise
 
 
 def conform(rows: DataFrame, table: Table) -> DataFrame:
@@ -61,3 +97,33 @@ def _fits(have: pa.DataType, wanted: pa.DataType) -> bool:
         return bool(types.is_string(have) or types.is_large_string(have) or types.is_string_view(have))
     kinds = (types.is_integer, types.is_floating, types.is_boolean, types.is_date)
     return any(bool(kind(have) and kind(wanted)) for kind in kinds)
+
+
+def statistics(table: Table) -> dict[str, str]:
+    """Where a table names persons, its log must not: it keeps least and greatest values of other columns alone."""
+    named = {"user", "row"} & set(table.names)
+    others = [column.name for column in table.columns if column.name not in named and "<" not in column.type][:8]
+    return {"delta.dataSkippingStatsColumns": ",".join(others)} if named else {}
+
+
+@contextmanager
+def refusals(table: Table) -> Iterator[None]:
+    """What Delta refuses while Spark writes, as the error that the same rows get from the other engine."""
+    from py4j.protocol import Py4JJavaError
+    from pyspark.errors import PySparkException
+
+    try:
+        yield
+    except (PySparkException, Py4JJavaError) as error:
+        if column := re.search(r"NOT NULL constraint violated for column: (\w+)", str(error)):
+            raise ContractError(f"Rows for {table.name}: {column[1]} holds NULL.") from error
+        if "DELTA_REPLACE_WHERE_MISMATCH" in str(error):
+            raise ContractError(f"Rows for {table.name} lie outside the partitions.") from error
+        if "DELTA_CONCURRENT" in str(error):
+            raise overtaken(table) from error
+        raise
+
+
+def overtaken(table: Table) -> ConcurrentWrite:
+    """What both engines say where no lock keeps writers apart, and Delta itself finds the second one out."""
+    return ConcurrentWrite(f"{table.name}: another run committed at the same moment. Nothing was written; try again.")

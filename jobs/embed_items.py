@@ -6,6 +6,7 @@ each distinct text once, so only what is new or changed is encoded.
 
 from __future__ import annotations
 
+from jobs import planned
 from jobs.embedding import embed, is_complete
 from jobs.home import Home
 from jobs.plan import Plan
@@ -15,7 +16,8 @@ JOB = "embed-items"
 
 def run(home: Home, plan: Plan) -> None:
     """Encode what is missing."""
-    if is_complete(home, plan, "item_embeddings", home.store.read_arrow("catalog", columns=["text_hash"])["text_hash"]):
+    wanted = planned.read_arrow(home, plan, "catalog", columns=["text_hash"])
+    if is_complete(home, plan, "item_embeddings", wanted["text_hash"]):
         return
-    texts = home.store.read(home.spark, "catalog").select("text_hash", "text")
+    texts = planned.read(home, plan, "catalog").select("text_hash", "text")
     embed(home, plan, "item_embeddings", texts, job=JOB)

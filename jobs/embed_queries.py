@@ -9,6 +9,7 @@ from __future__ import annotations
 import pyarrow as pa
 from pyspark.sql import functions as F
 
+from jobs import planned
 from jobs.embedding import embed, is_complete
 from jobs.home import Home
 from jobs.plan import Plan
@@ -19,13 +20,13 @@ JOB = "embed-queries"
 def run(home: Home, plan: Plan) -> None:
     """Encode what is missing."""
     ids = [
-        home.store.read_arrow("queries", {"as_of_date": plan.date}, columns=["query_id"]),
-        home.store.read_arrow("relevance_labels", columns=["query_id"]),
+        planned.read_arrow(home, plan, "queries", columns=["query_id"]),
+        planned.read_arrow(home, plan, "relevance_labels", columns=["query_id"]),
     ]
     if is_complete(home, plan, "query_embeddings", pa.concat_tables(ids)["query_id"]):
         return
-    searched = home.store.read(home.spark, "queries", {"as_of_date": plan.date})
-    judged = home.store.read(home.spark, "relevance_labels")
+    searched = planned.read(home, plan, "queries")
+    judged = planned.read(home, plan, "relevance_labels")
     texts = searched.select("query_id", "query").unionByName(judged.select("query_id", "query"))
     embed(
         home,

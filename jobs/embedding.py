@@ -29,7 +29,8 @@ def embed(home: Home, plan: Plan, table: str, texts: DataFrame, *, job: str) -> 
     """Encode every text_hash of `texts` without a vector and add it to the partition of the plan's date."""
     store, encoder = home.store, home.settings.encoder
     part: Partition = {"encoder_version": plan.encoder_version, "first_seen": plan.date}
-    target = store.target(table, part)
+    # A text has one vector, whichever night was first: two nights that encode it at once must not both commit.
+    target = store.target(table, part, watch={"encoder_version": plan.encoder_version})
     known = store.read(home.spark, table, {"encoder_version": plan.encoder_version})
     missing = texts_to_encode(texts, known).persist(StorageLevel.DISK_ONLY)
     count = missing.count()

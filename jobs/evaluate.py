@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from jobs.files import without_nan
 from jobs.home import Home
 from jobs.judged import Judged, load_judged
 from jobs.plan import Plan
@@ -90,5 +91,5 @@ def _table(plan: Plan, study: Any, base: str) -> pa.Table:
         means = {metric: math.fsum(row[metric] for row in seeds) / len(seeds) for metric in metrics}
         interval = {name: getattr(compared, name) if compared else None for name in ("difference", "low", "high")}
         rows.append({**seeds[0], **means, **interval, "seed": -1})
-    finite = [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]
-    return pa.Table.from_pylist([{name: row.get(name) for name in contract.names} for row in finite], schema=contract)
+    told = [without_nan(row) for row in rows]
+    return pa.Table.from_pylist([{name: row.get(name) for name in contract.names} for row in told], schema=contract)

@@ -1,9 +1,9 @@
 """Remove a person: their rows from every table that carries users, in every release, and the files that held them.
 
-Reads and rewrites click_log, users, user_profiles, recall_lists and quarantine, only partitions that hold rows of the
-person, pinned releases among them; then deletes the replaced files at once, also for readers that have them open.
-Appends what was done, without the id, to HOME/forgotten.jsonl. Days of the log that changed are aggregated again by the
-next night. Run again after a kill, it ends what was begun.
+Reads and rewrites click_log, users, user_searches, user_profiles, request_sids, recall_lists and quarantine, only
+partitions that hold rows of the person, pinned releases among them; then deletes the replaced files at once, also for
+readers that have them open. Appends what was done, without the id, to HOME/forgotten.jsonl. Days of the log that
+changed are aggregated again by the next night. Run again after a kill, it ends what was begun.
 """
 
 from __future__ import annotations
@@ -38,11 +38,15 @@ def run(home: Home, *, user: str | None = None, known_as: str | None = None) -> 
     """
     if (user is None) == (known_as is None):
         raise DataError("Name one person: --user ID as the source has it, or --pseudonym P as the tables have it.")
+    if not (name := user if user is not None else known_as) or not name.strip():
+        raise DataError("An empty id names nobody.")
     aliases = [known_as] if known_as is not None else _aliases(home, str(user))
-    # What an import refused is kept as it came, before the id was hashed.
     in_row = F.lit(False)
     for name in [*aliases, *([user] if user is not None else [])]:
-        in_row = in_row | F.col("row").contains(json.dumps(name, ensure_ascii=False))
+        in_row = in_row | F.col("row").contains(f'"user":{json.dumps(name, ensure_ascii=False)}')
+    if user is not None:
+        # A record that an import could not read is kept as it came, wherever it names whom.
+        in_row = in_row | (F.col("row").startswith('{"value":') & F.col("row").contains(json.dumps(user)[1:-1]))
     removed = {name: _remove(home, name, F.col("user").isin(aliases)) for name in CARRY_USERS}
     removed["quarantine"] = _remove(home, "quarantine", in_row)
     for name in removed:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import secrets
 import subprocess
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jobs.files import keep_secret, one_at_a_time
 from jobs.settings import Settings, load_settings
 from jobs.storage import Store
 
@@ -24,7 +26,9 @@ class Home:
     def __init__(self, root: Path, *, profile: str | None = None, settings_file: Path | None = None) -> None:
         self.root = root.expanduser().resolve()
         self.settings: Settings = load_settings(self.root, profile, settings_file)
-        self.store = Store(self.settings.storage.tables or str(self.root / "tables"), self.origin)
+        self.store = Store(
+            self.settings.storage.tables or str(self.root / "tables"), self.origin, locks=self.root / ".locks"
+        )
 
     def origin(self) -> dict[str, str]:
         """What every commit says of where it comes from. Only commit metadata: no row depends on it."""
@@ -45,6 +49,12 @@ class Home:
         """Where its checkpoints live while it trains, and its TensorBoard log afterwards."""
         return self.root / "training" / kind / version
 
+    def training(self, kind: str, version: str) -> AbstractContextManager[None]:
+        """To be held while a version is trained: two runs would share its checkpoints, and leave a mix of both."""
+        if os.environ.get("RANK", "0") != "0":  # one of several processes of a run; the first of them holds it
+            return nullcontext()
+        return one_at_a_time(self.root / ".locks" / f"{kind}-{version}", f"training the {kind} {version}")
+
     def plan_file(self, release: str) -> Path:
         """Where the plan of a release is kept."""
         return self.root / "plans" / f"{release}.json"
@@ -54,12 +64,7 @@ class Home:
         if self.settings.privacy.user_key:
             return self.settings.privacy.user_key
         path = self.root / "user.key"
-        if not path.exists():
-            self.root.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as handle:
-                handle.write(secrets.token_hex(32))
-        return path.read_text(encoding="ascii")
+        return path.read_text(encoding="ascii") if path.exists() else keep_secret(path, secrets.token_hex(32))
 
 
 @cache

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from jobs import planned
 from jobs.arrays import Items, Vectors, find, load_items, load_vectors, numbered
 from jobs.errors import DataError
 from jobs.home import Home
@@ -56,10 +57,10 @@ class Labels(NamedTuple):
     """(N,) 0..3."""
 
 
-def load_labels(home: Home, items: Items) -> Labels | None:
+def load_labels(home: Home, plan: Plan, items: Items) -> Labels | None:
     """The final grades of the best source there is, without what its publisher gave for training; None without any."""
     columns = ["query", "query_id", "item_id", "rater", "source", "grade", "fold"]
-    labels = home.store.read_arrow("relevance_labels", columns=columns)
+    labels = planned.read_arrow(home, plan, "relevance_labels", columns)
     held_out = pc.not_equal(pc.fill_null(labels["fold"], ""), "train")
     final = labels.filter(pc.and_(pc.equal(labels["rater"], "final"), held_out))
     source = next((name for name in SOURCES if name in final["source"].unique().to_pylist()), None)
@@ -86,7 +87,7 @@ def load_judged(home: Home, plan: Plan) -> Judged | None:
     from dsirm_models.beam import LOGP_FLOOR
 
     items = load_items(home, plan)
-    labels = load_labels(home, items)
+    labels = load_labels(home, plan, items)
     if labels is None:
         return None
     matched = _features(home, plan, labels.rows)
@@ -111,7 +112,7 @@ def load_judged(home: Home, plan: Plan) -> Judged | None:
 def _features(home: Home, plan: Plan, final: pa.Table) -> pa.Table:
     """Rows of prefix_match_features in the order of the judged pairs."""
     columns = ["query_id", "item_id", "depth", "has_query_sid", "has_item_sid", "own_logps", "soft_ss", "labelled"]
-    read = home.store.read_arrow("prefix_match_features", {"release": plan.release}, columns=columns)
+    read = planned.read_arrow(home, plan, "prefix_match_features", columns)
     labelled = read.filter(read["labelled"])
     place = {
         key: row
@@ -133,7 +134,7 @@ def load_dense(
     """Features of the judged pairs that know nothing of SIDs: (N, F) and their names; `vectors` are the queries'."""
     from dsirm_models.text_features import Bm25, dense_features
 
-    clicks = home.store.read_arrow("pairs", {"as_of_date": plan.date}, columns=["item_hash", "clicks"])
+    clicks = planned.read_arrow(home, plan, "pairs", ["item_hash", "clicks"])
     totals = clicks.group_by("item_hash").aggregate([("clicks", "sum")])
     popularity = np.zeros(len(items.hashes), dtype=np.float64)
     place = find(items.hashes, totals["item_hash"].to_numpy())

@@ -1,4 +1,4 @@
-"""Where a release comes from: from its features back through every commit to the partitions of the click log.
+"""Where a release comes from: from its features and lists back through every commit to the days of the click log.
 
 Reads releases and the commits of the tables on the way. Every commit names its job and run, the versions of the tables
 it read, its row counts, code revision and settings; a source partition also says whether it is still what the release
@@ -17,7 +17,7 @@ from jobs.storage import Commit
 from schemas.tables import TABLES
 
 # Where the walk begins. It does not go on from training: that may be an earlier release's, which has its own lineage.
-START = ("prefix_match_features", "codebooks")
+START = ("prefix_match_features", "recall_lists", "codebooks")
 
 
 def run(home: Home, release: str) -> dict[str, Any]:

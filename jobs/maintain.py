@@ -1,9 +1,11 @@
 """Keep a home small: partitions and models that no kept release needs go, small files are joined, dead ones deleted.
 
-Kept: the newest releases (`retention.releases`), the current one, every pinned one, a release that is being made, and
-the daily tables as far back as `retention.daily_days`. Reads releases, plans and the partitions of every table. A
-release that goes gets a row `removed` in releases first, so that a reader is told. Files that a reader of an older
-version may have open stay for `retention.vacuum_hours`. Run it when no night is running; again, it changes nothing.
+Kept: the newest releases (`retention.releases`), the current one, every pinned one, a release that is being made (with
+the models that its generator went through), the item SIDs of the first release that a kept generator served (what is
+new to it is told by them), and the daily tables as far back as `retention.daily_days`. Reads releases, plans and the
+partitions of every table. A release that goes gets a row `removed` in releases first, so that a reader is
+told. Files that a reader of an older version may have open stay for `retention.vacuum_hours`. Run it when no night is
+running; again, it changes nothing.
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ from jobs.partitions import Partition, label
 from schemas.tables import TABLES
 
 JOB = "maintain"
-DAILY = {"pair_days": "event_date", "query_days": "event_date", "quarantine": "run_date"}
+DAILY = dict.fromkeys(("pair_days", "query_days", "query_users", "user_searches"), "event_date")
+DAILY |= {"quarantine": "run_date"}
 BY_DATE = ("queries", "pairs", "user_profiles")
 BY_ENCODER = ("item_embeddings", "query_embeddings")
+MANIFEST = "manifest.json"
 MODELS = {"quantizer": "codebook_version", "generator": "generator_version", "ranker": "release"}
 
 
@@ -66,7 +70,7 @@ def _needed(home: Home, rows: list[releases.Row], keep: set[str]) -> list[dict[s
     seen = int(rows[-1]["sequence"]) if rows else 0
     made = [releases.find(rows, name) for name in sorted(keep)]
     for path in sorted((home.root / "plans").glob("????-??-??-*.json")):
-        plan = json.loads(path.read_text(encoding="utf-8"))
+        plan = _read(path)
         if plan["seen"] == seen:
             made.append(plan)
     return [{field: str(row[field]) for field in fields} for row in made]
@@ -82,7 +86,11 @@ def _partitions(home: Home, rows: list[releases.Row], needed: list[dict[str, str
     oldest = str(dt.date.fromisoformat(newest) - dt.timedelta(days=days))
     doomed: dict[str, list[Partition]] = {}
     for name, table in TABLES.items():
-        if "release" in table.partition:
+        if name == "item_sids":
+            found = _unwanted(
+                home, name, "release", wanted["release"] | _first_served(rows, wanted["generator_version"])
+            )
+        elif "release" in table.partition:
             found = _unwanted(home, name, "release", wanted["release"])
         elif name == "codebooks":
             found = _unwanted(home, name, "codebook_version", wanted["codebook_version"])
@@ -101,6 +109,14 @@ def _partitions(home: Home, rows: list[releases.Row], needed: list[dict[str, str
     return doomed
 
 
+def _first_served(rows: list[releases.Row], generators: set[str]) -> set[str]:
+    """The first release of each generator: its items are those that the generator could learn of, so they stay."""
+    first: dict[str, str] = {}
+    for row in rows:
+        first.setdefault(row["generator_version"], row["release"])
+    return {release for generator, release in first.items() if generator in generators}
+
+
 def _unwanted(home: Home, name: str, column: str, wanted: set[str]) -> list[str]:
     return sorted({part[column] for part in home.store.partitions(name)} - wanted)
 
@@ -110,6 +126,8 @@ def _folders(home: Home, needed: list[dict[str, str]]) -> list[Path]:
     found: list[Path] = []
     for kind, field in MODELS.items():
         wanted = {row[field] for row in needed}
+        if kind == "generator":
+            wanted |= _stages(home, needed)
         for place in ("artifacts", "training"):
             found += [path for path in sorted((home.root / place / kind).glob("*")) if path.name not in wanted]
     wanted = {row["release"] for row in needed}
@@ -117,3 +135,20 @@ def _folders(home: Home, needed: list[dict[str, str]]) -> list[Path]:
         paths = sorted((home.root / place).glob("????-??-??-*"))
         found += [path for path in paths if path.name.removesuffix(".json") not in wanted]
     return found
+
+
+def _stages(home: Home, needed: list[dict[str, str]]) -> set[str]:
+    """The models that kept generators went through, as they say themselves, and those that are being made will."""
+    found: set[str] = set()
+    for row in needed:
+        manifest, plan = home.artifact("generator", row["generator_version"]) / MANIFEST, home.plan_file(row["release"])
+        if manifest.is_file():
+            found |= set(_read(manifest).get("config", {}).get("meta", {}).get("stages", {}).values())
+        if plan.is_file():
+            found |= set(_read(plan).get("stages", {}).values())
+    return found
+
+
+def _read(path: Path) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return body

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from pyspark.sql import functions as F
 
+from jobs import planned
+from jobs.generators import codebook_sizes
 from jobs.home import Home
 from jobs.plan import Plan
-from pipelines.prefix_match import match_prefixes, soft_ss, to_match
+from pipelines.prefix_match import match_prefixes, soft_ss, to_match, without_group
 
 JOB = "match-prefixes"
 
@@ -22,13 +24,15 @@ def run(home: Home, plan: Plan) -> None:
     if target.is_done(plan.release):
         return
     pairs = to_match(
-        store.read(home.spark, "pairs", {"as_of_date": plan.date}),
-        store.read(home.spark, "relevance_labels").select("query_id", "item_id"),
-        store.read(home.spark, "catalog"),
+        planned.read(home, plan, "pairs"),
+        planned.read(home, plan, "relevance_labels").select("query_id", "item_id"),
+        planned.read(home, plan, "catalog"),
         store.read(home.spark, "label_scores", part),
     )
-    query_sids, item_sids = store.read(home.spark, "query_sids", part), store.read(home.spark, "item_sids", part)
-    features = match_prefixes(pairs, query_sids, item_sids, ss=ss).withColumns(
+    query_sids, item_sids = planned.read(home, plan, "query_sids"), planned.read(home, plan, "item_sids")
+    items = item_sids.withColumn("sid", without_group(F.col("sid"), codebook_sizes(store, plan.codebook_version)[-1]))
+    beams = home.settings.generator.beams
+    features = match_prefixes(pairs, query_sids, items, ss=ss, beams=beams).withColumns(
         {
             "release": F.lit(plan.release),
             "soft_ss": soft_ss(F.col("own_logps"), ss),

@@ -23,10 +23,12 @@ def _literal(value: Value) -> str:
     """A partition value as a SQL literal; only plain characters ever reach SQL text."""
     if isinstance(value, int):
         return str(value)
-    text = value.isoformat() if isinstance(value, dt.date) else value
-    if not _PLAIN.fullmatch(text):
-        raise DataError(f"{text!r} cannot name a partition: letters, digits, blank and _.=:+- only.")
-    return f"'{text}'"
+    if isinstance(value, dt.date):
+        # A text would be cast anew for every row that is written.
+        return f"DATE '{value.isoformat()}'"
+    if not _PLAIN.fullmatch(value):
+        raise DataError(f"{value!r} cannot name a partition: letters, digits, blank and _.=:+- only.")
+    return f"'{value}'"
 
 
 def label(partition: Partition) -> str:

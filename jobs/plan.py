@@ -18,9 +18,11 @@ from jobs.errors import DataError
 from jobs.files import write_json
 from jobs.home import Home
 from jobs.partitions import label
+from jobs.settings import Settings
 from schemas.fingerprint import check_release, digest, release_id, version_of
 
 log = logging.getLogger(__name__)
+SOURCES = ("click_log", "catalog", "relevance_labels", "users")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +48,11 @@ class Plan:
     parent_codebook: str | None
     parent_generator: str | None
     config_hash: str
+    versions: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Imported table -> Delta version that the fingerprints are of: what the jobs read, whatever is imported since."""
+    stages: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Stage of the generator's training -> its model, that of the last stage being `generator_version`; empty where it
+    is trained in one step, or not at all."""
 
     @property
     def date(self) -> dt.date:
@@ -67,11 +74,13 @@ def make_plan(home: Home, date: dt.date | None = None, *, refit: bool = False) -
     Raises:
         DataError: no log or catalogue, no event on that date, or an encoder that the current models did not learn with.
     """
-    as_of, days = window(home, date)
     settings = home.settings
-    inputs = _inputs(home, days)
-    corpus = {key: mark for key, mark in inputs.items() if not key.startswith("relevance_labels")}
-    corpus_memo = digest({"inputs": corpus, "settings": settings.corpus.model_dump(mode="json"), "date": str(as_of)})
+    sources = SOURCES if settings.personal else SOURCES[:-1]
+    versions = {name: found for name in sources if (found := home.store.version(name)) is not None}
+    as_of, days = window(home, date, versions.get("click_log"))
+    inputs = _inputs(home, days, versions)
+    corpus = {key: mark for key, mark in inputs.items() if not key.startswith(("relevance_labels", "users"))}
+    corpus_memo = digest({"inputs": corpus, "settings": settings.corpus_rules(), "date": str(as_of)})
     from dsirm_models.encoder import encoder_version
 
     encoder = encoder_version(
@@ -81,14 +90,17 @@ def make_plan(home: Home, date: dt.date | None = None, *, refit: bool = False) -
     serving = releases.current(home.store)
     parent = _resumed_parent(home, rows, as_of, inputs) if refit else serving
     warm = _Warm(None, None)
+    stages: dict[str, str] = {}
     if serving is None or refit:
         warm = _warm_start(home, parent, encoder)
         learned = {"corpus": corpus_memo, "encoder": encoder}
-        quantizer = settings.quantizer.model_dump(mode="json")
+        quantizer = settings.quantizer.content()
         codebook = version_of("quantizer", {**learned, "settings": quantizer, "parent": warm.codebook})
         learned |= {"codebook": codebook}
-        trained = settings.generator.model_dump(mode="json", exclude={"beams"})
-        generator = version_of("generator", {**learned, "settings": trained, "parent": warm.generator})
+        stages = _stages(settings, {**learned, "users": inputs.get("users", "")}, warm.generator)
+        trained = settings.generator.content("beams")
+        single = version_of("generator", {**learned, "settings": trained, "parent": warm.generator})
+        generator = [single, *stages.values()][-1]
     elif serving["encoder_version"] != encoder:
         raise DataError(
             f"The current release was made with the encoder {serving['encoder_version']}, the settings ask for "
@@ -116,6 +128,8 @@ def make_plan(home: Home, date: dt.date | None = None, *, refit: bool = False) -
         parent_codebook=warm.codebook,
         parent_generator=warm.generator,
         config_hash=settings.config_hash(),
+        versions=versions,
+        stages=stages,
     )
     write_json(home.plan_file(plan.release), dataclasses.asdict(plan))
     if refit:
@@ -157,13 +171,23 @@ def _warm_start(home: Home, parent: releases.Row | None, encoder: str) -> _Warm:
     return _Warm(codebook, made if same else None)
 
 
-def _inputs(home: Home, days: list[dt.date]) -> dict[str, str]:
+def _stages(settings: Settings, learned: dict[str, str], parent: str | None) -> dict[str, str]:
+    """Stage -> the model it makes: named by what it learns from, how, and the model it goes on from."""
+    shape = settings.generator.content("beams", "stages", *settings.generator.STEP)
+    found: dict[str, str] = {}
+    for name in settings.generator.stages:
+        how = {"stage": name, **settings.stage(name).content()}
+        parent = found[name] = version_of("generator", {**learned, "settings": shape, "stage": how, "parent": parent})
+    return found
+
+
+def _inputs(home: Home, days: list[dt.date], versions: dict[str, int]) -> dict[str, str]:
     """Source partition -> content fingerprint, of everything a release is computed from."""
     wanted = {label({"event_date": day}) for day in days}
-    log = home.store.fingerprints("click_log")
+    log = home.store.fingerprints("click_log", versions.get("click_log"))
     inputs = {f"click_log/{part}": mark for part, mark in sorted(log.items()) if part in wanted}
-    for name in ("catalog", "relevance_labels"):
-        marks = home.store.fingerprints(name)
+    for name in [name for name in SOURCES[1:] if name in versions]:
+        marks = home.store.fingerprints(name, versions.get(name))
         inputs |= {f"{name}/{part}".rstrip("/"): mark for part, mark in sorted(marks.items())}
     if "catalog" not in inputs:
         raise DataError("There is no catalogue yet: run `dsirm import` or `dsirm simulate catalogue` first.")
@@ -175,7 +199,10 @@ def load_plan(home: Home, release: str) -> Plan:
     path = home.plan_file(check_release(release))
     if not path.is_file():
         raise DataError(f"There is no plan for {release} in {path.parent}: `dsirm plan` makes one.")
-    plan = Plan(**{**(body := json.loads(path.read_text(encoding="utf-8"))), "days": tuple(body["days"])})
+    try:
+        plan = Plan(**{**(body := json.loads(path.read_text(encoding="utf-8"))), "days": tuple(body["days"])})
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path} is damaged: delete it, and `dsirm plan` makes it anew.") from error
     if plan.config_hash != home.settings.config_hash():
         raise DataError(
             f"{release} was planned with other settings ({plan.config_hash}): use the same profile and file."
@@ -188,9 +215,9 @@ def finish(home: Home) -> None:
     _pending(home).unlink(missing_ok=True)
 
 
-def window(home: Home, date: dt.date | None) -> tuple[dt.date, list[dt.date]]:
-    """The as-of date and the days of its lookback window that the log has."""
-    found = sorted(dt.date.fromisoformat(part["event_date"]) for part in home.store.partitions("click_log"))
+def window(home: Home, date: dt.date | None, version: int | None = None) -> tuple[dt.date, list[dt.date]]:
+    """The as-of date and the days of its lookback window that the log has (or had, in a version)."""
+    found = sorted(dt.date.fromisoformat(part["event_date"]) for part in home.store.partitions("click_log", version))
     if not found:
         raise DataError("There is no click log yet: run `dsirm import` or `dsirm simulate clicks` first.")
     as_of = date or found[-1]

@@ -11,6 +11,9 @@ from rich.table import Table
 
 from jobs.partitions import few
 
+SHOWN = 20
+"""Items of a list that a terminal shows."""
+
 
 def _console() -> Console:
     found = Console()
@@ -202,3 +205,114 @@ def explanation(data: dict[str, Any]) -> None:
         + (f", by beam {match['beam_rank']}, prefix {'-'.join(map(str, match['prefix']))}" if match["depth"] else ""),
     ]
     _console().print("\n".join(lines), markup=False)
+
+
+def recalled(data: dict[str, Any]) -> None:
+    """A query's SIDs and the items behind them."""
+    head = ["beam", "SID", "category", "probability", "items", "in_stock"]
+    rows = [
+        [
+            beam["rank"],
+            _codes(beam),
+            beam["category"] or "(other)",
+            beam["probability"],
+            beam["items"],
+            beam["in_stock"],
+        ]
+        for beam in data["beams"]
+    ]
+    _table(f"{data['query']!r}, release {data['release']} ({data['source']})", head, rows)
+    if data["user"] is not None and not data["personalised"]:
+        _console().print("For everybody: nothing is known of this user, or the generator reads queries alone.")
+    if not data["items"]:
+        _console().print("Nothing is recalled: no item behind these SIDs is in stock.")
+        return
+    shown = data["items"][:SHOWN]
+    rows = [
+        [item["rank"], item["item_id"], item["title"], item["beam_rank"], item["score"], item["efficiency"] / 1e6]
+        for item in shown
+    ]
+    more = f", the first {len(shown)}; --json has all" if len(shown) < len(data["items"]) else ""
+    _table(
+        f"{len(data['items'])} items in stock{more}",
+        ["rank", "item", "title", "beam", "probability", "click_rate"],
+        rows,
+    )
+
+
+def recall_metrics(data: dict[str, Any]) -> None:
+    """Hit rates of recall, beside other channels."""
+    found, names = data["targets"], {"clk": "clicks", "exp": "impressions", "buy": "purchases"}
+    console = _console()
+    told = ", ".join(f"{found[column]:,} {column}" for column in names.values())
+    console.print(
+        f"Release {data['release']}: {found['queries']:,} of {found['queries_there_were']:,} queries of the "
+        f"{found['source']} ({found['days'][0]} to {found['days'][-1]}), {told}",
+        style="bold",
+        markup=False,
+        soft_wrap=True,
+    )
+    head = ["channel", "metric", "slice", "rate", "low", "high", "items"]
+    whole = [row for row in data["rates"] if row["slice"] == "all"]
+    _table(
+        "Hit rates, with the mean number of items behind them", head, [[row[name] for name in head] for row in whole]
+    )
+    parts = [row for row in data["rates"] if row["slice"] != "all" and row["metric"] in ("clk@10", "clk@1000items")]
+    _table("By slice", head, [[row[name] for name in head] for row in parts])
+    head = ["metric", "against", "difference", "low", "high"]
+    _table("SIDs against other channels", head, [[row[name] for name in head] for row in data["comparisons"]])
+    head = ["metric", "beams", "rate", "items", "cut_rate", "cut_items"]
+    swept = [[row[name] for name in head] for row in data["sweep"] if row["metric"] == "clk"]
+    _table("Clicks over numbers of beams; cut: the first 1,000 items", head, swept)
+    head = ["metric", "against", "both", "ours", "theirs", "neither"]
+    _table("What each finds of the whole", head, [[row[name] for name in head] for row in data["others"]])
+    if "growth" in data:
+        _growth(data["growth"])
+
+
+def _growth(data: dict[str, Any]) -> None:
+    """What came since the generator was trained, what it costs, and what to do."""
+    console = _console()
+    console.print("Daily growth", style="bold")
+    trained = f"The generator is of {data['trained_on']}, {data['days']} days before this release"
+    if data["new_items"] is None:
+        told = f"{trained}; {data['first_release']}, the first that it served, is gone: nothing tells what is new."
+    elif not data["new_items"]:
+        told = f"{trained}; no item is new since."
+    else:
+        items, clicks = data["new_items_share"], data["new_clicks_share"] or 0.0
+        told = (
+            f"{trained}. New since: {data['new_items']:,} items, {items:.1%} of all, with {clicks:.1%} of the clicks."
+        )
+    console.print(told, markup=False, soft_wrap=True)
+    if not data["new_items"]:
+        return
+    head = ["metric", "new", "new_low", "new_high", "old", "old_low", "old_high", "difference", "low", "high"]
+    head += ["lost", "lost_share"]
+    _table("New items against old ones", head, [[row[name] for name in head] for row in data["rates"]])
+    row, limit = data["rates"][0], f"{data['retrain_at']:.1%}"
+    if row["lost_share"] is None:
+        told = "Nobody clicked a new item, or an old one, so nothing is lost that could be seen."
+    elif data["retrain"]:
+        told = (
+            f"Train again: new items cost {row['lost_share']:.1%} of the hit rate at ten beams, the limit is {limit}. "
+            "Run `dsirm nightly --refit`."
+        )
+    else:
+        told = (
+            f"No need to train again: new items cost {row['lost_share']:.1%} of the hit rate at ten beams, "
+            f"the limit is {limit}."
+        )
+    console.print(told, markup=False, soft_wrap=True)
+
+
+def recall_study(data: dict[str, Any]) -> None:
+    """The main comparisons of the recall study, and where its report is."""
+    head = ["variant", "against", "metric", "rate", "against_rate", "difference", "low", "high"]
+    rows = [row for row in data["comparisons"] if row["slice"] == row["against_slice"] == "all"]
+    _table("What generative recall is worth", head, [[row[name] for name in head] for row in rows])
+    _console().print(f"Report: {data['files']['report.md']}", soft_wrap=True)
+
+
+def _codes(row: dict[str, Any]) -> str:
+    return "-".join(map(str, row["codes"]))

@@ -1,7 +1,7 @@
 """Publish a release: one commit that makes it current.
 
-Reads the plan, the audit's outcome and releases. Writes one row of releases. Publishing what is current already
-changes nothing; a release that was rolled back needs --again.
+Reads the plan, the audit's outcome and releases. Writes one row of releases, and ends a refit: the next one is another.
+Publishing what is current already changes nothing; a release that was rolled back needs --again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 from jobs import releases
 from jobs.audit import passed
 from jobs.home import Home, code_revision
-from jobs.plan import Plan
+from jobs.plan import Plan, finish
 
 JOB = "publish-release"
 log = logging.getLogger(__name__)
@@ -35,3 +35,4 @@ def run(home: Home, plan: Plan, *, again: bool = False) -> None:
     seen = int(rows[-1]["sequence"]) if rows and again else plan.seen
     if releases.publish(home.store, row, seen=seen, again=again):
         log.info("Published %s", plan.release)
+    finish(home)

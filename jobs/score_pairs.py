@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+from jobs import planned
 from jobs.arrays import find
 from jobs.generators import load_checked, query_inputs, release_sids, sid_of
 from jobs.home import Home
@@ -23,14 +24,15 @@ def run(home: Home, plan: Plan) -> None:
     """Score, unless this release's scores are there."""
     store = home.store
     target = store.target("label_scores", {"release": plan.release})
-    judged = store.read_arrow("relevance_labels", columns=["query_id", "query", "item_id"])
+    judged = planned.read_arrow(home, plan, "relevance_labels", ["query_id", "query", "item_id"])
     if not judged.num_rows or target.is_done(plan.release):
         return
     from dsirm_models.beam import score_sids
     from dsirm_models.sid_index import SidIndex
 
     queries = query_inputs(home, plan, judged)
-    hashes, sids, existing = release_sids(store, plan.release)
+    generator = load_checked(home, plan, queries)
+    hashes, sids, existing = release_sids(store, plan.release, plan.codebook_version)
     pairs = (
         judged.group_by(["query_id", "item_id"])
         .aggregate([])
@@ -39,7 +41,6 @@ def run(home: Home, plan: Plan) -> None:
     items = np.array([text_hash(item) for item in pairs["item_id"].to_pylist()], dtype=np.int64)
     own = sid_of(hashes, sids, items)
     has_sid = np.flatnonzero(own >= 0)
-    generator = load_checked(home, plan, queries)
     rows = find(queries.ids, pairs["query_id"].to_numpy()[has_sid])
     inputs = queries.take(rows, generator.backend)
     logps = score_sids(generator, SidIndex(existing), inputs, own[has_sid])

@@ -18,8 +18,14 @@ LOCAL = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.memory": "3g",
     "spark.sql.shuffle.partitions": "4",
+    # Cut fine, joined again by size: a large night's groups fit into memory, a small night has few tasks.
+    "spark.sql.adaptive.coalescePartitions.initialPartitionNum": "32",
     "spark.databricks.delta.snapshotPartitions": "2",
     "spark.ui.enabled": "false",
+    # Without a page nobody looks at what ran: a thousand plans kept for it would fill a small heap.
+    "spark.sql.ui.retainedExecutions": "10",
+    "spark.ui.retainedJobs": "10",
+    "spark.ui.retainedStages": "10",
     "spark.ui.showConsoleProgress": "false",
     "spark.log.level": "ERROR",
 }
@@ -28,10 +34,18 @@ ALWAYS = {
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.ansi.enabled": "true",
+    # 64 bytes of binary in a plan are the key of the pseudonyms: never shown, nor written to an event log.
+    "spark.redaction.string.regex": "(?:0x|X')?[0-9A-Fa-f]{128}'?",
     "spark.sql.parquet.compression.codec": "zstd",
     "spark.sql.execution.arrow.pyspark.enabled": "true",
     # Vectors are wide: a batch of 10,000 of them would not fit a small worker twice.
     "spark.sql.execution.arrow.maxRecordsPerBatch": "4096",
+    # What is kept on disk between steps is hashes, mostly: looking for a way to compress them finds none.
+    "spark.sql.inMemoryColumnarStorage.compressed": "false",
+    # Joins hash the smaller side where each part of it fits; sorting both costs more.
+    "spark.sql.adaptive.maxShuffledHashJoinLocalMapThreshold": "64m",
+    # A partition that was computed and came out empty is recorded too: its memo says from what.
+    "spark.databricks.delta.skipRecordingEmptyCommits": "false",
     # A table keeps no cached size column statistics of vectors; the first columns are keys.
     "spark.databricks.delta.properties.defaults.dataSkippingNumIndexedCols": "8",
 }

@@ -10,7 +10,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -20,6 +20,7 @@ from schemas.fingerprint import digest
 from schemas.sids import LEVELS, MAX_CODE
 
 PROFILES = Path(__file__).with_name("profiles")
+STAGES = ("items", "queries", "users", "align")
 ENV_PREFIX = "DSIRM_"
 CodebookSize = Annotated[int, Field(ge=2, le=MAX_CODE + 1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -30,6 +31,13 @@ class Section(BaseModel):
     """A group of settings; immutable, unknown keys refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    ADDED: ClassVar[frozenset[str]] = frozenset()
+    """Settings that came after releases were named: at its default such a one is left out of every name."""
+
+    def content(self, *aside: str) -> dict[str, Any]:
+        """What names are made of: every value as JSON but those `aside`, and those of `ADDED` at their default."""
+        unchanged = {name for name in self.ADDED if getattr(self, name) == type(self).model_fields[name].default}
+        return self.model_dump(mode="json", exclude={*aside, *unchanged})
 
 
 class Storage(Section):
@@ -46,6 +54,9 @@ class Privacy(Section):
         "",
         repr=False,
         description="Key of the hash that makes pseudonyms; empty: the home makes its own on first need.",
+    )
+    min_query_users: int = Field(
+        1, ge=1, le=32, description="Queries of fewer users in the window are neither learned nor published; 1: off."
     )
 
 
@@ -93,7 +104,9 @@ class EncoderSettings(Section):
 
 
 class QuantizerSettings(Section):
-    """The query-bridged contrastive residual quantizer (DSIRM section on item SIDs)."""
+    """The contrastive residual quantizer: DSIRM's by default, CQ-SID's by the profile `cqsid`."""
+
+    ADDED = frozenset({"contrast_on", "unknown_level1", "lone_items", "split_over", "split_groups"})
 
     codebook_sizes: tuple[CodebookSize, ...] = Field((128, 128, 128), description="Codes at levels 1, 2 and 3.")
     reserved: int = Field(8, ge=0, description="Level-1 codes kept for unmapped and unknown categories.")
@@ -108,6 +121,16 @@ class QuantizerSettings(Section):
     commitment_weight: float = Field(1.0, ge=0)
     reconstruction_weight: float = Field(0.1, ge=0)
     query_level1: Literal["pair", "nearest"] = Field("pair", description="A query's first code in training.")
+    contrast_on: Literal["quantized", "encoder"] = Field(
+        "quantized", description="What InfoNCE compares: quantized vectors (DSIRM) or the towers' output (CQ-SID)."
+    )
+    unknown_level1: Literal["reserved", "nearest"] = Field(
+        "reserved",
+        description="An item without a mapped category takes the nearest unmapped code, or the nearest of all.",
+    )
+    lone_items: bool = Field(False, description="Train on items without a query too; the contrast leaves them out.")
+    split_over: int = Field(0, ge=0, description="A SID with more items is split into groups of that size; 0: never.")
+    split_groups: Annotated[int, Field(ge=1, le=1024)] = Field(100, description="Groups of a SID, at most.")
     seed: int = 17
 
     @model_validator(mode="after")
@@ -116,11 +139,20 @@ class QuantizerSettings(Section):
             raise ValueError(f"codebook_sizes names {len(self.codebook_sizes)} levels; a SID has {LEVELS}")
         if self.reserved >= self.codebook_sizes[0]:
             raise ValueError(f"reserved = {self.reserved} leaves no code of {self.codebook_sizes[0]} for a category")
+        if self.split_over and self.codebook_sizes[2] * self.split_groups > MAX_CODE + 1:
+            raise ValueError(
+                f"split_groups = {self.split_groups} times {self.codebook_sizes[2]} codes do not fit the third "
+                f"index of a SID, which counts to {MAX_CODE + 1}"
+            )
         return self
 
 
 class GeneratorSettings(Section):
     """Query -> SID."""
+
+    ADDED = frozenset({"stages"})
+    STEP: ClassVar[tuple[str, ...]] = ("epochs", "steps", "batch", "accumulation", "lr")
+    """Settings of the single step, which each stage has of its own."""
 
     backend: Literal["embedded", "causal_lm"] = "embedded"
     model: str = Field("Qwen/Qwen3-0.6B", description="causal_lm: name or path of the base model on this machine.")
@@ -133,12 +165,80 @@ class GeneratorSettings(Section):
     lr: float = Field(1e-3, gt=0)
     hidden: Positive = Field(256, description="embedded: width.")
     seed: int = 23
+    stages: tuple[Literal["items", "queries", "users", "align"], ...] = Field(
+        (), description="CQ-SID's progressive training, each stage with its own section; empty: queries alone."
+    )
 
     @model_validator(mode="after")
-    def _batch_divides(self) -> GeneratorSettings:
-        if self.batch % self.accumulation:
-            raise ValueError(f"accumulation = {self.accumulation} does not divide batch = {self.batch}")
+    def _fits(self) -> GeneratorSettings:
+        _divides(self.batch, self.accumulation)
+        if self.stages != STAGES[: len(self.stages)] or len(self.stages) == 1:
+            raise ValueError(
+                f"stages = {list(self.stages)} is not the beginning of {', '.join(STAGES)}: each goes on from the one "
+                "before, and queries are what the generator is for"
+            )
         return self
+
+
+def _divides(batch: int, accumulation: int) -> None:
+    if batch % accumulation:
+        raise ValueError(f"accumulation = {accumulation} does not divide batch = {batch}")
+
+
+class StageSettings(Section):
+    """A supervised stage: title -> SID, query -> SID, or user + query -> SID."""
+
+    epochs: Positive = Field(6, description="embedded: passes over the stage's inputs.")
+    steps: Positive = Field(2000, description="causal_lm: optimiser steps.")
+    batch: Positive = Field(128, description="Inputs (causal_lm: examples) per optimiser step.")
+    accumulation: Positive = Field(1, description="causal_lm: micro-batches that a step is cut into.")
+    lr: float = Field(1e-3, gt=0)
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> StageSettings:
+        _divides(self.batch, self.accumulation)
+        return self
+
+
+class AlignSettings(Section):
+    """EG-GRPO."""
+
+    steps: Positive = Field(1000, description="Optimiser steps, both backends.")
+    batch: Positive = Field(64, description="Requests per step; times `group` = rollouts.")
+    accumulation: Positive = Field(1, description="Micro-batches that a step is cut into.")
+    lr: float = Field(1e-6, gt=0)
+    group: Annotated[int, Field(ge=2)] = Field(8, description="SIDs sampled per request.")
+    experts: int = Field(2, ge=0, description="True SIDs that join a group, K; 0: plain GRPO.")
+    kl: float = Field(1.0, ge=0, description="Weight of the KL to the stage before; 0: none.")
+    clip: float = Field(0.2, gt=0, lt=1)
+    drop_flat: bool = Field(False, description="Leave groups without variance out of the mean of the loss.")
+    correct_experts: bool = Field(False, description="Weigh experts by their truncated importance.")
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> AlignSettings:
+        _divides(self.batch, self.accumulation)
+        return self
+
+
+class RecallSettings(Section):
+    """Generative recall: lists of items for queries. Off by default; the profile `cqsid` turns it on."""
+
+    ADDED = frozenset({"beams", "items", "requests"})
+
+    beams: Annotated[int, Field(ge=0, le=1000)] = Field(
+        0, description="SIDs of a query whose items are recalled (the paper: 20, 50 or 100); 0: no lists."
+    )
+    items: Annotated[int, Field(ge=1, le=1000)] = Field(1000, description="Items of a list, at most.")
+    requests: int = Field(
+        0, ge=0, description="Lists per user and query, at most, the most searched first; needs the stage `users`."
+    )
+    retrain_at: Share = Field(
+        0.05, description="Share of the hit rate lost to items that the generator never saw: train again from there on."
+    )
+
+    def content(self, *aside: str) -> dict[str, Any]:
+        """As of any section, but for `retrain_at`: it advises, and decides no row."""
+        return super().content("retrain_at", *aside)
 
 
 class Matching(Section):
@@ -202,7 +302,7 @@ class Retention(Section):
     """What `dsirm maintain` keeps beside the current release and the pinned ones."""
 
     releases: Positive = Field(14, description="Releases published last.")
-    daily_days: Positive = Field(90, description="Days of pair_days, query_days and quarantine; the window at least.")
+    daily_days: Positive = Field(90, description="Days of the daily tables and of quarantine; the window at least.")
     vacuum_hours: Positive = Field(168, description="Hours that a replaced file stays for readers that have it open.")
 
 
@@ -215,6 +315,11 @@ class Settings(Section):
     encoder: EncoderSettings = EncoderSettings()
     quantizer: QuantizerSettings = QuantizerSettings()
     generator: GeneratorSettings = GeneratorSettings()
+    stage_items: StageSettings = StageSettings()
+    stage_queries: StageSettings = StageSettings()
+    stage_users: StageSettings = StageSettings()
+    stage_align: AlignSettings = AlignSettings()
+    recall: RecallSettings = RecallSettings()
     matching: Matching = Matching()
     ranker: RankerSettings = RankerSettings()
     study: StudySettings = StudySettings()
@@ -222,8 +327,46 @@ class Settings(Section):
     retention: Retention = Retention()
 
     def config_hash(self) -> str:
-        """Hash of what decides a release: all but where things are stored, secrets, gates, retention and the study."""
-        return digest(self.model_dump(mode="json", exclude={"storage", "privacy", "gates", "retention", "study"}))[:16]
+        """Hash of what decides a release: all but where things are stored, secrets, gates, retention, the study, and
+        stages that the generator does not go through.
+        """
+        aside = {"storage", "privacy", "gates", "retention", "study"}
+        aside |= {f"stage_{name}" for name in STAGES if name not in self.generator.stages}
+        sections = {name: getattr(self, name).content() for name in type(self).model_fields if name not in aside}
+        # A section that came later, all of it at its defaults, is in no name either.
+        named = {name: values for name, values in sections.items() if values}
+        return digest({**named, **self.withheld()})[:16]
+
+    @property
+    def beams(self) -> int:
+        """SIDs generated per query: as many as recall or matching asks for."""
+        return max(self.generator.beams, self.recall.beams)
+
+    def stage(self, name: str) -> Section:
+        """The section of one of `STAGES`."""
+        section: Section = getattr(self, f"stage_{name}")
+        return section
+
+    @property
+    def personal(self) -> bool:
+        """Whether the generator learns who asks, so that searches are kept by user."""
+        return "users" in self.generator.stages
+
+    @property
+    def recall_tables(self) -> tuple[str, ...]:
+        """Tables of a release that are written only where recall is asked for."""
+        if not self.recall.beams:
+            return ()
+        return ("request_sids", "recall_lists") if self.personal and self.recall.requests else ("recall_lists",)
+
+    def corpus_rules(self) -> dict[str, Any]:
+        """What decides the corpus, beside its inputs."""
+        return {**self.corpus.content(), **self.withheld()}
+
+    def withheld(self) -> dict[str, int]:
+        """The rule that withholds rare queries; nothing where it is off, so that hashes are those of before it."""
+        least = self.privacy.min_query_users
+        return {"min_query_users": least} if least > 1 else {}
 
 
 def load_settings(
@@ -271,7 +414,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
             return tomllib.load(handle)
     except OSError as error:
         raise DataError(f"The settings file {path} cannot be read: {error.strerror}.") from error
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise DataError(f"The settings file {path} is nested too deep.") from None
+    except ValueError as error:  # not TOML, not UTF-8, or a number of thousands of digits
         raise DataError(f"The settings file {path} is not TOML: {error}.") from error
 
 
@@ -288,5 +433,5 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 def _toml_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 JOB = "simulate"
 KEY = "made-up people need no secret"
 USERS = 5_000
+FIRST_YEAR, LAST_YEAR = 2001, 2100  # with ten years of days before it, what the import of a log accepts
 SEARCHES_PER_QUERY = 18.75  # 225,000 for 12,000 queries
 SIMULATED = "simulated:"
 log = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ def clicks(
     """
     from pipelines.simulate_clicks import simulate_clicks
 
+    if not FIRST_YEAR <= last_day.year < LAST_YEAR:
+        raise DataError(f"The last day {last_day} is not between {FIRST_YEAR} and {LAST_YEAR}.")
     catalog = home.store.read(home.spark, "catalog")
     if catalog.isEmpty():
         raise DataError("There is no catalogue to click on: run `dsirm import` or `dsirm simulate catalogue` first.")
@@ -72,7 +75,9 @@ def clicks(
         users_seed=_users_seed(home, seed),
     )
     refused = sources.quarantine(home, made.refused, job=JOB, day=last_day)
-    events = sources.write_table(home, "click_log", made.click_log, job=JOB, by="event_date", only=True)
+    events = sources.write_table(
+        home, "click_log", made.click_log, job=JOB, by="event_date", only=True, refused=refused
+    )
     labels = sources.write_table(home, "relevance_labels", made.labels, job=JOB, by="source")
     log.info("Made %d events, refused %d broken ones, kept %d true grades", events, refused, labels)
     return made

@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from pyspark import StorageLevel
@@ -45,7 +46,14 @@ def claim(home: Home, source: str, *, replace: bool) -> None:
 def marketplace(home: Home) -> str | None:
     """The source that this home was claimed for, None for a new home."""
     marker = home.root / MARKER
-    return str(json.loads(marker.read_text(encoding="utf-8"))["source"]) if marker.is_file() else None
+    if not marker.is_file():
+        return None
+    try:
+        return str(json.loads(marker.read_text(encoding="utf-8"))["source"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f'{marker} is damaged: write {{"source": NAME}} into it, as it was, or start a new home.'
+        ) from error
 
 
 def _empty(home: Home) -> None:
@@ -62,11 +70,22 @@ def _empty(home: Home) -> None:
         shutil.rmtree(home.root / part, ignore_errors=True)
 
 
-def write_table(home: Home, name: str, rows: DataFrame, *, job: str, by: str | None = None, only: bool = False) -> int:
+def write_table(
+    home: Home,
+    name: str,
+    rows: DataFrame,
+    *,
+    job: str,
+    by: str | None = None,
+    only: bool = False,
+    counts: Mapping[str, int] | None = None,
+    refused: int | None = None,
+) -> int:
     """Replace an imported table, or those of its partitions (of column `by`) that `rows` holds. Returns the row count.
 
     Rows whose fingerprint equals what is there are left alone, so importing the same data again changes nothing.
-    With `only`, partitions that `rows` does not hold are emptied.
+    With `only`, partitions that `rows` does not hold are emptied. `counts` of what was taken in and refused go
+    along, or follow from how many were `refused`.
     """
     kept = rows.persist(StorageLevel.DISK_ONLY)
     try:
@@ -77,6 +96,9 @@ def write_table(home: Home, name: str, rows: DataFrame, *, job: str, by: str | N
             for part, row in zip(parts, found, strict=True)
         }
         total = int(sum(row["rows"] for row in found))
+        told = {"rows": total, **(counts or {})}
+        if refused is not None:
+            told |= {"read": total + refused, "accepted": total, "quarantined": refused}
         known = home.store.fingerprints(name)
         fresh = [part for part in parts if known.get(part) != marks[part]]
         gone = [part for part in home.store.partitions(name) if label(part) not in parts] if by and only else []
@@ -85,13 +107,18 @@ def write_table(home: Home, name: str, rows: DataFrame, *, job: str, by: str | N
             return total
         changed = kept.where(F.col(by).isin([parts[part][by] for part in fresh])) if by else kept
         target = home.store.target(name, *[parts[part] for part in fresh if by], *gone)
-        target.replace(changed, job=job, fingerprints={part: marks[part] for part in fresh}, counts={"rows": total})
+        target.replace(
+            changed,
+            job=job,
+            fingerprints={part: marks[part] for part in fresh},
+            counts=told,
+        )
         return total
     finally:
         kept.unpersist()
 
 
-def add_events(home: Home, events: DataFrame, *, job: str) -> int:
+def add_events(home: Home, events: DataFrame, *, job: str, counts: Mapping[str, int] | None = None) -> int:
     """Add events to the log: their days are rewritten, an event id that a day holds already is left out."""
     days = [row["event_date"] for row in events.select("event_date").distinct().collect()]
     if not days:
@@ -99,26 +126,42 @@ def add_events(home: Home, events: DataFrame, *, job: str) -> int:
     there = home.store.read(home.spark, "click_log", *[{"event_date": day} for day in days])
     fresh = events.join(there.select("event_date", "event_id").distinct(), ["event_date", "event_id"], "left_anti")
     merged = there.unionByName(fresh.select(*there.columns))
-    return write_table(home, "click_log", merged, job=job, by="event_date")
+    accepted = events.count()
+    known = accepted - fresh.count()
+    if known:
+        log.info("%d of %d events were in the log already", known, accepted)
+    told = {"accepted": accepted, **(counts or {}), "known": known}
+    return write_table(home, "click_log", merged, job=job, by="event_date", counts=told)
 
 
-def write_catalog(home: Home, catalog: DataFrame, *, job: str) -> int:
+def write_catalog(home: Home, catalog: DataFrame, *, job: str, counts: Mapping[str, int] | None = None) -> int:
     """Replace the catalogue by a full snapshot."""
     if (clash := colliding_hashes(catalog, "item_hash", "item_id").first()) is not None:
         raise DataError(f"Two items share a 64-bit hash: {clash['a']!r} and {clash['b']!r}. Rename one.")
-    count = write_table(home, "catalog", catalog, job=job)
+    count = write_table(home, "catalog", catalog, job=job, counts=counts)
     if not count:
         raise DataError("The catalogue has no usable item: see the quarantine table for why each row was refused.")
     return count
 
 
-def quarantine(home: Home, refused: DataFrame, *, job: str, day: dt.date) -> int:
-    """Keep what an import refused, with the reasons, and say how much it was."""
+def quarantine(home: Home, refused: DataFrame, *, job: str, day: dt.date, add: bool = False) -> int:
+    """Keep what an import refused, with the reasons, and say how much it was.
+
+    With `add`, what the day's imports refused before stays; rows refused again are kept once.
+    """
     kept = refused.persist(StorageLevel.DISK_ONLY)
     reasons = kept.groupBy("source", "reason").count().orderBy(F.col("count").desc()).collect()
-    rows = kept.withColumns({"run_date": F.lit(day), "job": F.lit(job)})
-    home.store.target("quarantine", {"run_date": day, "job": job}).replace(rows, job=job)
+    count: int = sum(row["count"] for row in reasons)
+    part: Partition = {"run_date": day, "job": job}
+    target = home.store.target("quarantine", part)
+    rows = kept
+    if add:
+        before = home.store.read(home.spark, "quarantine", part).select(*kept.columns)
+        rows = kept.unionByName(before.exceptAll(kept))
+    target.replace(
+        rows.withColumns({"run_date": F.lit(day), "job": F.lit(job)}), job=job, counts={"quarantined": count}
+    )
     kept.unpersist()
     for row in reasons[:10]:
         log.warning("Refused %d rows for %s: %s", row["count"], row["source"], row["reason"])
-    return sum(row["count"] for row in reasons)
+    return count

@@ -6,23 +6,23 @@ Nothing else in the product calls Spark's or delta-rs' reader or writer. Every c
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import deltalake
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.dataset
 from deltalake.exceptions import CommitFailedError
 
-from jobs.conform import conform, conform_arrow
-from jobs.errors import ConcurrentWrite
+from jobs.conform import conform, conform_arrow, create, overtaken, refusals
+from jobs.errors import ConcurrentWrite, DataError
+from jobs.files import in_turn
 from jobs.partitions import Partition, expression, few, label, overlap, parsed, predicate
 from schemas.contract import ContractError, Table
 from schemas.tables import TABLES
@@ -31,9 +31,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 log = logging.getLogger(__name__)
-# The memo of what a partition was computed from lives in commit metadata, so the log outlives any window.
-PROPERTIES = {"delta.logRetentionDuration": "interval 1000 days"}
-_PLAIN = re.compile(r"[\w .=:+-]+")
+Memo = str | Mapping[str, str] | None
 
 
 @dataclass(frozen=True)
@@ -48,12 +46,17 @@ class Commit:
 class Store:
     """The tables of one home. `base` is a directory or any URL that Hadoop and delta-rs both read."""
 
-    def __init__(self, base: str, origin: Callable[[], Mapping[str, str]] = dict) -> None:
-        """`origin` says what every commit carries of where it comes from: run, code revision, settings."""
+    def __init__(self, base: str, origin: Callable[[], Mapping[str, str]] = dict, *, locks: Path | None = None) -> None:
+        """`origin` says what every commit carries of where it comes from: run, code revision, settings. `locks` is a
+        directory that all writers share, where the tables are on an object store.
+        """
         self.base = base.rstrip("/")
+        self.locks = locks
         self.origin = origin
         self.reads: dict[str, int] = {}
         """Table -> version, of what was read since the job began: every commit carries that too."""
+        self.writes: set[str] = set()
+        """Tables written since the job began."""
 
     def path(self, name: str) -> str:
         """Where a table lives."""
@@ -63,51 +66,94 @@ class Store:
         """Whether the table was ever written."""
         return deltalake.DeltaTable.is_deltatable(self.path(name))
 
+    def version(self, name: str) -> int | None:
+        """The newest version of a table, None where it was never written."""
+        held = self._held(name)
+        return held.version() if held else None
+
+    def _held(self, name: str, version: int | None = None) -> deltalake.DeltaTable | None:
+        return deltalake.DeltaTable(self.path(name), version=version) if self.exists(name) else None
+
     # Reading -----------------------------------------------------------------------------------------------------
 
-    def read(self, spark: SparkSession, name: str, *partitions: Partition) -> DataFrame:
-        """A table, or the named partitions of it. A table never written reads as an empty one."""
-        if not self.exists(name):
+    def read(
+        self, spark: SparkSession, name: str, *partitions: Partition, version: int | None = None, memo: Memo = None
+    ) -> DataFrame:
+        """A table, or the named partitions of it. A table never written reads as an empty one.
+
+        `version` reads the table as it was then. `memo` says what the partitions must have been computed from.
+
+        Raises:
+            DataError: a partition was computed from something else, or not at all.
+
+        """
+        table = self._open(name, partitions, version, memo)
+        if table is None:
             return spark.createDataFrame([], TABLES[name].ddl)
-        self.reads[name] = deltalake.DeltaTable(self.path(name)).version()
-        frame = spark.read.format("delta").load(self.path(name))
+        # The version that is noted is the one that is read, whoever commits in between.
+        frame = spark.read.format("delta").option("versionAsOf", table.version()).load(self.path(name))
+        for column in TABLES[name].columns:
+            if column.name not in frame.columns:  # the contract gained it since that version
+                frame = frame.selectExpr("*", f"CAST(NULL AS {column.type}) AS `{column.name}`")
         return frame.where(predicate(partitions)) if partitions else frame
 
     def read_arrow(
-        self, name: str, *partitions: Partition, columns: Sequence[str] | None = None, version: int | None = None
+        self,
+        name: str,
+        *partitions: Partition,
+        columns: Sequence[str] | None = None,
+        version: int | None = None,
+        memo: Memo = None,
+        where: pa.compute.Expression | None = None,
     ) -> pa.Table:
-        """The same as Arrow, through delta-rs: no Spark session needed."""
+        """The same as Arrow, through delta-rs: no Spark session needed. `where` keeps rows while they are read."""
         schema = TABLES[name].arrow_schema()
         wanted = pa.schema([schema.field(column) for column in columns]) if columns else schema
-        if not self.exists(name):
+        table = self._open(name, partitions, version, memo)
+        if table is None:
             return wanted.empty_table()
-        table = deltalake.DeltaTable(self.path(name), version=version)
-        self.reads[name] = table.version()
         data = table.to_pyarrow_dataset()
-        read = data.to_table(columns=wanted.names, filter=expression(partitions) if partitions else None)
-        return read.cast(wanted)
+        there = [column for column in wanted.names if column in data.schema.names]
+        wanted_rows = expression(partitions) if partitions else None
+        if where is not None:
+            wanted_rows = where if wanted_rows is None else wanted_rows & where
+        read = data.to_table(columns=there, filter=wanted_rows)
+        for column in set(wanted.names) - set(there):  # the contract gained it since that version
+            read = read.append_column(column, pa.nulls(len(read), wanted.field(column).type))
+        return read.select(wanted.names).cast(wanted)
+
+    def _open(
+        self, name: str, partitions: Sequence[Partition], version: int | None, memo: Memo
+    ) -> deltalake.DeltaTable | None:
+        table = self._held(name, version)
+        if table is not None:
+            self.reads[name] = table.version()
+        if memo is not None:
+            found = self._newest(name, "memo", table.version()) if table else {}
+            wanted = memo if isinstance(memo, Mapping) else dict.fromkeys(map(label, partitions), memo)
+            if other := sorted(part for part, mark in wanted.items() if found.get(part) != mark):
+                raise DataError(
+                    f"{name} {few(other)} is not what this release was planned on: not computed yet, or computed by "
+                    "another run from other inputs. `dsirm nightly` plans and computes anew."
+                )
+        return table
 
     def count(self, name: str, *partitions: Partition) -> int:
         """Rows of a table, or of partitions of it."""
-        if not self.exists(name):
-            return 0
-        data = deltalake.DeltaTable(self.path(name)).to_pyarrow_dataset()
-        return int(data.count_rows(filter=expression(partitions) if partitions else None))
+        held = self._held(name)
+        wanted = expression(partitions) if partitions else None
+        return int(held.to_pyarrow_dataset().count_rows(filter=wanted)) if held else 0
 
-    def partitions(self, name: str) -> list[dict[str, str]]:
-        """Partitions that hold rows, values as text (dates as YYYY-MM-DD), sorted."""
-        if not self.exists(name):
-            return []
-        found = deltalake.DeltaTable(self.path(name)).partitions()
-        return sorted(
-            ({key: str(value) for key, value in part.items()} for part in found), key=lambda p: sorted(p.items())
-        )
+    def partitions(self, name: str, version: int | None = None) -> list[dict[str, str]]:
+        """Partitions that hold rows (or did, in a version), values as text (dates as YYYY-MM-DD), sorted."""
+        held = self._held(name, version)
+        found = [{key: str(value) for key, value in part.items()} for part in held.partitions()] if held else []
+        return sorted(found, key=lambda part: sorted(part.items()))
 
     def commits(self, name: str) -> Iterator[Commit]:
         """Our commits to a table, newest first. Maintenance moves no rows, carries no metadata and is left out."""
-        if not self.exists(name):
-            return
-        for entry in deltalake.DeltaTable(self.path(name)).history():
+        held = self._held(name)
+        for entry in held.history() if held else []:
             if text := entry.get("userMetadata"):
                 yield Commit(entry["version"], json.loads(text), entry["timestamp"])
 
@@ -116,17 +162,19 @@ class Store:
         wanted = None if partition is None else label(partition)
         return next((c for c in self.commits(name) if wanted is None or wanted in c.metadata["partitions"]), None)
 
-    def fingerprints(self, name: str) -> dict[str, str]:
-        """Content fingerprint of each partition of an imported table, by `label`."""
-        return self._newest(name, "fingerprints")
+    def fingerprints(self, name: str, version: int | None = None) -> dict[str, str]:
+        """Content fingerprint of each partition of an imported table (in a version of it), by `label`."""
+        return self._newest(name, "fingerprints", version)
 
     def memos(self, name: str) -> dict[str, str]:
         """What each partition of a computed table was last computed from, by `label`."""
         return self._newest(name, "memo")
 
-    def _newest(self, name: str, field: str) -> dict[str, str]:
+    def _newest(self, name: str, field: str, version: int | None = None) -> dict[str, str]:
         found: dict[str, str] = {}
         for commit in self.commits(name):
+            if version is not None and commit.version > version:
+                continue
             marks = commit.metadata.get(field, {})
             for part in commit.metadata["partitions"]:
                 found.setdefault(part, marks.get(part, ""))
@@ -134,8 +182,11 @@ class Store:
 
     # Writing -----------------------------------------------------------------------------------------------------
 
-    def target(self, name: str, *partitions: Partition) -> Target:
-        """What a run is going to replace; notes who wrote it last, so that a second run at once is found out."""
+    def target(self, name: str, *partitions: Partition, watch: Partition | None = None) -> Target:
+        """What a run is going to replace; notes who wrote it last, so that a second run at once is found out.
+
+        `watch`: a wider partition, where rows that another run adds beside these would break the key.
+        """
         table = TABLES[name]
         if table.partition and not partitions:
             raise ContractError(
@@ -144,7 +195,8 @@ class Store:
         for part in partitions:
             if not set(part) <= set(table.partition):
                 raise ContractError(f"{name} is partitioned by {', '.join(table.partition)}, not {', '.join(part)}.")
-        return Target(self, table, partitions, self._seen(name, partitions))
+        watched = partitions if watch is None else (watch,)
+        return Target(self, table, partitions, watched, self._seen(name, watched))
 
     def append_release(self, row: Mapping[str, Any]) -> None:
         """Append one row to `releases` as the commit right after the ones that were read to choose its sequence.
@@ -155,18 +207,21 @@ class Store:
         """
         name, table = "releases", TABLES["releases"]
         with self._lock(name):
-            self._create(name)
+            create(self.path(name), table, self._held(name))
             rows = conform_arrow(pa.Table.from_pylist([dict(row)], schema=table.arrow_schema()), table)
             current = deltalake.DeltaTable(self.path(name))
             known = current.to_pyarrow_table(columns=["sequence"])["sequence"].to_pylist()
             if row["sequence"] != max(known, default=0) + 1:
                 raise ConcurrentWrite(f"Release row {row['sequence']} was decided on a history that has moved on.")
             # No retries: the commit must be the very next one, or somebody else came between.
-            properties = _properties(json.dumps({"job": "releases", "partitions": [""], **self.origin()}))
+            properties = _properties(
+                json.dumps({"job": "releases", "partitions": [""], "inputs": dict(self.reads), **self.origin()})
+            )
             try:
                 deltalake.write_deltalake(current, rows, mode="append", commit_properties=properties)
             except CommitFailedError as error:
                 raise ConcurrentWrite("Another release was written at the same moment.") from error
+        self.writes.add(name)
 
     def compact(self, name: str) -> int:
         """Join small files of a table, partition by partition; no row changes. Returns the files that were joined."""
@@ -185,38 +240,17 @@ class Store:
         touched = ((c.version, map(parsed, c.metadata["partitions"])) for c in self.commits(name))
         return next((version for version, parts in touched if any(overlap(a, b) for b in parts for a in wanted)), -1)
 
-    def _create(self, name: str) -> None:
-        table = TABLES[name]
-        if self.exists(name):
-            return
-        if "://" not in self.base:
-            Path(self.path(name)).mkdir(parents=True, exist_ok=True)
-        # Created through delta-rs whichever engine writes next: milliseconds, and the same protocol for both.
-        try:
-            deltalake.DeltaTable.create(
-                self.path(name),
-                schema=deltalake.Schema.from_arrow(table.arrow_schema()),
-                mode="ignore",
-                partition_by=list(table.partition),
-                description=table.doc,
-                configuration=PROPERTIES | _statistics(table),
-            )
-        except CommitFailedError:
-            # Where there is no lock, another first writer may have created it at the same moment.
-            if not self.exists(name):
-                raise
-
-    @contextmanager
-    def _lock(self, name: str) -> Iterator[None]:
-        """One writer of a table at a time on a local disk, where the JVM's check-then-rename is not atomic."""
-        if "://" in self.base and not self.base.startswith("file:"):
-            yield
-            return
-        path = Path(self.base.removeprefix("file://")) / ".locks" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
+    def _lock(self, name: str) -> AbstractContextManager[None]:
+        """One writer of a table at a time among all who share the disk: the JVM's log stores check, then write, which
+        is not atomic on a local disk and not on an object store. delta-rs' are.
+        """
+        if "://" not in self.base or self.base.startswith("file:"):
+            folder = Path(self.base.removeprefix("file://")) / ".locks"
+        elif self.locks is not None:
+            folder = self.locks
+        else:
+            return nullcontext()
+        return in_turn(folder / name, f"another writer of {name}")
 
 
 @dataclass(frozen=True)
@@ -226,6 +260,7 @@ class Target:
     store: Store
     table: Table
     partitions: tuple[Partition, ...]
+    watched: tuple[Partition, ...]
     seen: int
 
     @property
@@ -270,8 +305,8 @@ class Target:
         }
         text = json.dumps(metadata, sort_keys=True, default=str)
         with self.store._lock(name):
-            self.store._create(name)
-            now = self.store._seen(name, self.partitions)
+            create(self.store.path(name), self.table, self.store._held(name))
+            now = self.store._seen(name, self.watched)
             if now != self.seen:
                 raise ConcurrentWrite(
                     f"{name} {', '.join(self.labels[:3])}: commit {now} came between the start of {job} and its end. "
@@ -281,6 +316,7 @@ class Target:
                 self._replace_arrow(rows, text)
             else:
                 self._replace_spark(rows, text)
+        self.store.writes.add(name)
         log.info(
             "%s wrote %s %s %s", job, name, few(self.labels), " ".join(f"{k}={v}" for k, v in (counts or {}).items())
         )
@@ -291,44 +327,24 @@ class Target:
             inside = pa.dataset.dataset(rows).count_rows(filter=expression(self.partitions))
             if inside != rows.num_rows:
                 raise ContractError(f"{rows.num_rows - inside} rows for {self.table.name} lie outside the partitions.")
-        deltalake.write_deltalake(
-            deltalake.DeltaTable(self.store.path(self.table.name)),
-            rows,
-            mode="overwrite",
-            predicate=predicate(self.partitions) if self.partitions else None,
-            commit_properties=_properties(metadata),
-        )
+        try:
+            deltalake.write_deltalake(
+                deltalake.DeltaTable(self.store.path(self.table.name)),
+                rows,
+                mode="overwrite",
+                predicate=predicate(self.partitions) if self.partitions else None,
+                commit_properties=_properties(metadata),
+            )
+        except CommitFailedError as error:
+            raise overtaken(self.table) from error
 
     def _replace_spark(self, rows: DataFrame, metadata: str) -> None:
         writer = conform(rows, self.table).write.format("delta").mode("overwrite").option("userMetadata", metadata)
         if self.partitions:
             writer = writer.option("replaceWhere", predicate(self.partitions))
-        with _refusals(self.table):
+        with refusals(self.table):
             writer.save(self.store.path(self.table.name))
-
-
-def _statistics(table: Table) -> dict[str, str]:
-    """Where a table names persons, its log must not: it keeps least and greatest values of other columns alone."""
-    named = {"user", "row"} & set(table.names)
-    others = [column.name for column in table.columns if column.name not in named and "<" not in column.type][:8]
-    return {"delta.dataSkippingStatsColumns": ",".join(others)} if named else {}
 
 
 def _properties(metadata: str) -> deltalake.CommitProperties:
     return deltalake.CommitProperties(custom_metadata={"userMetadata": metadata}, max_commit_retries=0)
-
-
-@contextmanager
-def _refusals(table: Table) -> Iterator[None]:
-    """What Delta refuses while Spark writes, as the error that the same rows get from the other engine."""
-    from py4j.protocol import Py4JJavaError
-    from pyspark.errors import PySparkException
-
-    try:
-        yield
-    except (PySparkException, Py4JJavaError) as error:
-        if column := re.search(r"NOT NULL constraint violated for column: (\w+)", str(error)):
-            raise ContractError(f"Rows for {table.name}: {column[1]} holds NULL.") from error
-        if "DELTA_REPLACE_WHERE_MISMATCH" in str(error):
-            raise ContractError(f"Rows for {table.name} lie outside the partitions.") from error
-        raise

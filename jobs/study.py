@@ -67,12 +67,8 @@ def run(home: Home, *, quick: bool = False) -> dict[str, Any]:
     if quick:
         study = home.settings.study.model_copy(update=QUICK)
         home.settings = home.settings.model_copy(update={"study": study})
-    workers = home.settings.study.workers or os.cpu_count() or 1
-    # One process a core: BLAS threads beside them would wait for one another. Workers read this when they import numpy.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     studied: list[Studied] = []
-    # Spawned, not forked: a fork of a process that holds a JVM and its threads may hang.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with workers(home) as pool:
         begun: list[Future[None]] = []
         # Chains of one data set are learnt while Spark makes the next.
         for dataset in _datasets(home, quick=quick):
@@ -81,17 +77,26 @@ def run(home: Home, *, quick: bool = False) -> dict[str, Any]:
             if dataset.log_share == 1:
                 begun.append(pool.submit(token_states, dataset, _encoder(home, dataset)))
             begun += [pool.submit(learn, task) for task in found.chains if not METHODS[task.method].dynamic]
-        _wait("Learning chains", begun)
+        wait("Learning chains", begun)
         tuned = [task for found in studied for task in found.chains if METHODS[task.method].dynamic]
-        _wait("Learning chains with a tuned encoder", [pool.submit(learn, task) for task in tuned])
+        wait("Learning chains with a tuned encoder", [pool.submit(learn, task) for task in tuned])
         rankings = _rankings(home, studied)
-        _wait("Ranking", [pool.submit(rank, task) for task in rankings])
+        wait("Ranking", [pool.submit(rank, task) for task in rankings])
     files = write_report(home.root / "study", _tables(studied, rankings, quick=quick))
     results = json.loads(files["results.json"].read_text(encoding="utf-8"))
     return {"files": {name: str(path) for name, path in files.items()}, "comparisons": results}
 
 
-def _wait(what: str, futures: Sequence[Future[None]]) -> None:
+def workers(home: Home) -> ProcessPoolExecutor:
+    """Processes for the work of a study, `study.workers` of them or one a core."""
+    # One process a core: BLAS threads beside them would wait for one another. Workers read this when they import numpy.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    count = home.settings.study.workers or os.cpu_count() or 1
+    # Spawned, not forked: a fork of a process that holds a JVM and its threads may hang.
+    return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
+
+
+def wait(what: str, futures: Sequence[Future[None]]) -> None:
     """Wait for all; the first failure ends the study, and what was finished is kept."""
     with progress(what) as advance:
         for done, future in enumerate(as_completed(futures), start=1):

@@ -36,7 +36,7 @@ def study_data(home: Home, plan: Plan, *, name: str, seed: int | None) -> StudyD
 
     """
     items = load_items(home, plan)
-    labels = load_labels(home, items)
+    labels = load_labels(home, plan, items)
     if labels is None:
         raise DataError("There are no judgments to study: import some, or simulate clicks, then run `dsirm nightly`.")
     pairs = home.store.read_arrow(

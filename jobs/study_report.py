@@ -6,7 +6,6 @@ Reads nothing but the rows it is given, knows no clock, and says the same in eve
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.files import without_nan
 from jobs.study_page import Block, Bullets, Grid, Section, Text, page
 from jobs.study_reading import Row, StudyTables
 from jobs.study_sections import report
@@ -57,7 +57,7 @@ def write_report(directory: Path, study: StudyTables) -> dict[str, Path]:
     found = report(study)
     texts = {
         "report.html": page(found),
-        "report.md": "\n\n".join(_markdown(found, 1)) + "\n",
+        "report.md": "\n\n".join(markdown(found, 1)) + "\n",
         "results.json": json.dumps(_results(study.comparisons), indent=1, allow_nan=False) + "\n",
     }
     directory.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def write_report(directory: Path, study: StudyTables) -> dict[str, Path]:
 def _defined(rows: Iterable[Row]) -> list[Row]:
     """With None for NaN, and Python's own numbers for numpy's: JSON knows neither."""
     plain = [{k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()} for row in rows]
-    return [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in plain]
+    return [without_nan(row) for row in plain]
 
 
 def _results(comparisons: Iterable[Row]) -> list[Row]:
@@ -98,7 +98,7 @@ def _arrow(name: str, rows: Sequence[Row], provenance: Sequence[Row]) -> pa.Tabl
     return pa.Table.from_pylist(joined, schema=pa.schema([*types.items(), *((c, pa.string()) for c in _ORIGIN)]))
 
 
-def _markdown(block: Block, level: int) -> list[str]:
+def markdown(block: Block, level: int) -> list[str]:
     """The same report without its plots: each has a table of its figures."""
     match block:
         case Text(text):
@@ -109,7 +109,7 @@ def _markdown(block: Block, level: int) -> list[str]:
             lines = [head, ["---"] * len(head), *rows]
             return [f"{_plain(caption)}:", "\n".join(f"| {' | '.join(map(_plain, line))} |" for line in lines)]
         case Section(title, blocks, _):
-            return [f"{'#' * level} {_plain(title)}", *(text for part in blocks for text in _markdown(part, level + 1))]
+            return [f"{'#' * level} {_plain(title)}", *(text for part in blocks for text in markdown(part, level + 1))]
         case _:
             return []
 

@@ -53,12 +53,12 @@ def _place(home: Home, settings: StudySettings, seed: int, share: float) -> Path
         "share": share,
         "sizes": [settings.world_items, settings.world_queries, settings.world_held_out],
         "encoder": home.settings.encoder.model_dump(mode="json"),
-        "pipelines": _pipelines(),
+        "pipelines": pipelines_hash(),
     }
     return home.root / "study" / "data" / f"{name_of(share)}-{seed}-{digest(asked)[:12]}"
 
 
-def _pipelines() -> dict[str, str]:
+def pipelines_hash() -> dict[str, str]:
     """What makes a world: another simulator makes another one."""
     room = Path(__file__).resolve().parents[1] / "pipelines"
     return {path.name: digest(path.read_text(encoding="utf-8")) for path in sorted(room.glob("*.py"))}

@@ -2,17 +2,21 @@
 
 Reads pairs (train and valid splits), queries, catalog, item_embeddings and query_embeddings; never a judgment. Writes
 the quantizer artifact and its code vectors to codebooks, partition codebook_version. A refit starts from the current
-release's codebook, and its codes are aligned to that one. Needs no Spark. Under `torchrun` all its processes share
+release's codebook, and its codes are aligned to that one. Which SIDs are split because too many items share them is
+counted here and kept with the artifact. Needs no Spark. Under `torchrun` all its processes share
 every batch and the first one writes.
 """
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
+from jobs import planned
 from jobs.arrays import find, load_items, load_vectors, numbered
 from jobs.errors import DataError
 from jobs.files import is_whole
@@ -20,42 +24,55 @@ from jobs.generators import device
 from jobs.home import Home
 from jobs.plan import Plan
 from jobs.progress import progress
+from jobs.storage import Target
 
 if TYPE_CHECKING:
     from dsirm_models.quantizer_model import QuantizerConfig, TrainedQuantizer
     from jobs.settings import QuantizerSettings
 
 JOB = "train-quantizer"
+log = logging.getLogger(__name__)
 
 
 def run(home: Home, plan: Plan) -> None:
-    """Train, unless the plan uses existing models or this version is there already."""
-    target = home.store.target("codebooks", {"codebook_version": plan.codebook_version})
-    directory = home.artifact("quantizer", plan.codebook_version)
-    # Both: a damaged artifact that somebody deleted is trained again.
-    there = target.is_done(plan.codebook_version) and is_whole(directory)
-    if not plan.fit or there:
+    """Train, unless the plan uses existing models or this version is there already.
+
+    Raises:
+        ConcurrentWrite: another run trains the same version now.
+
+    """
+    if not plan.fit:
         return
+    with home.training("quantizer", plan.codebook_version):
+        target = home.store.target("codebooks", {"codebook_version": plan.codebook_version})
+        directory = home.artifact("quantizer", plan.codebook_version)
+        # Both: a damaged artifact that somebody deleted is trained again.
+        if not (target.is_done(plan.codebook_version) and is_whole(directory)):
+            _train(home, plan, target, directory)
+
+
+def _train(home: Home, plan: Plan, target: Target, directory: Path) -> None:
     from dsirm_models import ranks
     from dsirm_models.align import align_codes
     from dsirm_models.assign import assign_codes
     from dsirm_models.category_map import map_categories
-    from dsirm_models.quantizer_data import PairData
+    from dsirm_models.clusters import FULL, count_groups
+    from dsirm_models.quantizer_data import PairData, with_lone_items
     from dsirm_models.quantizer_model import TrainedQuantizer
     from dsirm_models.train_quantizer import train_quantizer
 
     settings = home.settings.quantizer
     items, queries = load_items(home, plan), load_vectors(home, plan, "query_embeddings")
     columns = ["query_id", "item_hash", "weight", "split"]
-    pairs = home.store.read_arrow("pairs", {"as_of_date": plan.date}, columns=columns)
-    split = pairs["split"].to_numpy(zero_copy_only=False)
-    learnable = split != "test"
+    pairs = planned.read_arrow(home, plan, "pairs", columns)
+    side = pairs["split"].to_numpy(zero_copy_only=False)
+    learnable = side != "test"
     if items.vectors.shape[1] != queries.rows.shape[1]:
         widths = f"{items.vectors.shape[1]} and {queries.rows.shape[1]}"
         raise DataError(
             f"item_embeddings and query_embeddings hold vectors of widths {widths}: they cannot be of one encoder."
         )
-    if not (split == "train").any():
+    if not (side == "train").any():
         raise DataError(f"The corpus of {plan.as_of_date} has no training pair: the log holds no click that counts.")
     old = None
     if plan.parent_codebook:
@@ -71,8 +88,10 @@ def run(home: Home, plan: Plan) -> None:
         item_index=find(items.hashes, pairs["item_hash"].to_numpy())[learnable].astype(np.int32),
         weight=pairs["weight"].to_numpy()[learnable].astype(np.float32),
         item_level1=level1,
-        train=(split == "train")[learnable],
+        train=(side == "train")[learnable],
     )
+    if settings.lone_items:
+        data = with_lone_items(data)
     config = quantizer_config(settings, mapped_categories=len(categories))
     scratch = home.scratch("quantizer", plan.codebook_version)
     with progress("Training the quantizer") as advance:
@@ -96,10 +115,20 @@ def run(home: Home, plan: Plan) -> None:
         return
     if old:
         model = align_codes(old=old, new=model, embeddings=items.vectors, level1=level1)
-    model.save(directory)
-    codes = assign_codes(model, items.vectors, level1).codes
+    assigned = assign_codes(model, items.vectors, level1)
+    split = count_groups(assigned.sid, over=settings.split_over, most=settings.split_groups)
+    if split.report["full"]:
+        log.warning(
+            "%d SIDs of %s hold more than %d items, the largest %d: their groups are larger than wanted",
+            *(split.report["full"], plan.codebook_version, FULL, split.report["largest"]),
+        )
+    model.with_groups(split.groups).save(directory)
     target.replace(
-        _codebook(plan, model, codes, categories), job=JOB, memo=plan.codebook_version, report=dict(model.report)
+        _codebook(plan, model, assigned.codes, categories),
+        job=JOB,
+        memo=plan.codebook_version,
+        report=dict(model.report),
+        clusters=split.report,
     )
 
 
@@ -114,6 +143,8 @@ def quantizer_config(settings: QuantizerSettings, *, mapped_categories: int) -> 
         codebook_sizes=settings.codebook_sizes,
         mapped_categories=mapped_categories,
         query_level1=settings.query_level1,
+        contrast_on=settings.contrast_on,
+        reserve_level1=settings.unknown_level1 == "reserved",
         temperature=settings.tau,
         weights=LossWeights(
             contrastive=settings.contrastive_weight,

@@ -7,6 +7,7 @@ pairs. Writes the ranker artifact, named after the release. What it is worth is 
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from jobs.evaluate import ranker_config, variant_features
 from jobs.files import is_whole
@@ -19,10 +20,19 @@ log = logging.getLogger(__name__)
 
 
 def run(home: Home, plan: Plan) -> None:
-    """Train, unless the artifact is there or nothing was judged."""
-    directory = home.artifact("ranker", plan.release)
-    if is_whole(directory):
-        return
+    """Train, unless the artifact is there or nothing was judged.
+
+    Raises:
+        ConcurrentWrite: another run trains the ranker of this release now.
+
+    """
+    with home.training("ranker", plan.release):
+        directory = home.artifact("ranker", plan.release)
+        if not is_whole(directory):
+            _train(home, plan, directory)
+
+
+def _train(home: Home, plan: Plan, directory: Path) -> None:
     judged = load_judged(home, plan)
     if judged is None:
         log.info("No judgments: no ranker is trained")

@@ -42,7 +42,8 @@ def summary(home: Home) -> dict[str, Any]:
     """What a night came to: the current release with its figures, and where to look."""
     name = current_release(home)
     row = releases.find(releases.history(home.store), name)
-    counts = {table: home.store.count(table, {"release": name}) for table in RELEASE_TABLES}
+    tables = (*RELEASE_TABLES, *home.settings.recall_tables)
+    counts = {table: home.store.count(table, {"release": name}) for table in tables}
     return {
         "release": name,
         "as_of_date": str(row["as_of_date"]),

@@ -1,4 +1,4 @@
-"""Catalogue + item vectors -> item SIDs, and the items behind each SID (`assign_item_sids`)."""
+"""Catalogue + item vectors -> item SIDs (`assign_item_sids`)."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from schemas.contract import ContractError
 
 ASSIGNED = "item_id STRING, item_hash BIGINT, codes ARRAY<INT>, sid BIGINT, residual_norm FLOAT, level1_by STRING"
 
-# (vectors (N, D) float32, level-1 codes (N,) int32 with -1 where none is fixed)
+# (vectors (N, D) float32, level-1 codes (N,) int32 with -1 where none is fixed, item hashes (N,) int64)
 # -> codes (N, L) int32, packed SIDs (N,) int64, residual norms (N,) float32, how the first code was chosen (N,) str
-AssignFunction = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray, "list[str] | np.ndarray"]]
+AssignFunction = Callable[
+    [np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray, "list[str] | np.ndarray"]
+]
 
 
 def assign_items(
@@ -45,7 +46,8 @@ def assign_items(
             level1 = np.array(
                 [categories.get(name, -1) for name in batch.column("category").to_pylist()], dtype=np.int32
             )
-            codes, sids, norms, chosen = assign(flat.reshape(len(batch), width), level1)
+            hashes = batch.column("item_hash").to_numpy()
+            codes, sids, norms, chosen = assign(flat.reshape(len(batch), width), level1, hashes)
             offsets = np.arange(0, codes.size + 1, codes.shape[1], dtype=np.int32)
             yield pa.RecordBatch.from_arrays(
                 [
@@ -60,13 +62,3 @@ def assign_items(
             )
 
     return with_vectors.mapInArrow(batches, ASSIGNED)
-
-
-def items_behind_sids(item_sids: DataFrame, pairs: DataFrame) -> DataFrame:
-    """sid, items, size: the items of each SID, most clicked in the window first, ties by id."""
-    clicks = pairs.groupBy("item_hash").agg(F.sum("clicks").alias("clicks"))
-    ranked = item_sids.join(clicks, "item_hash", "left").select(
-        "sid", F.struct((-F.coalesce("clicks", F.lit(0))).alias("order"), "item_id").alias("item")
-    )
-    grouped = ranked.groupBy("sid").agg(F.sort_array(F.collect_list("item")).alias("ordered"))
-    return grouped.select("sid", F.col("ordered.item_id").alias("items"), F.size("ordered").alias("size"))

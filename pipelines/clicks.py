@@ -16,12 +16,15 @@ from pyspark.sql import functions as F
 from pipelines.columns import hashed, refused, with_normalised_query
 
 SCALE = 1_000_000  # expected clicks are summed as integers, in millionths: float sums depend on the order of rows
+USER_BITS = 64
 LAST_POSITION = 100  # deeper positions share one click rate
 
 KEY = ["event_date", "event_hash"]
+PAGE = ["event_date", "search"]
 PLAIN = ["event_time", "position", "action"]
 # What is counted of an event, in the order that decides between its deliveries.
 ORDER = ["event_time", "search", "session", "query_id", "item_hash", "position", "action"]
+USER = "user_hash"
 # Letters and digits of any script: `has_words` of schemas.text, as Java's regular expression.
 HAS_WORDS = r"[\p{L}\p{N}]"
 
@@ -30,7 +33,8 @@ class Events(NamedTuple):
     """The events of some days that count, and those refused."""
 
     kept: DataFrame
-    """event_date, event_hash, event_time, search, session, query_id, item_hash, position, action: one row an event."""
+    """event_date, event_hash, event_time, search, session, query_id, item_hash, position, action, and user_hash
+    where users are counted: one row an event."""
     texts: DataFrame
     """event_date, query_id, query: the text of every query of a day, once."""
     refused: DataFrame
@@ -43,23 +47,26 @@ def clean_events(
     max_query_chars: int,
     robot_events: int,
     robot_searches: int,
+    count_users: bool = False,
     stage: Callable[[DataFrame], DataFrame] = lambda frame: frame,
 ) -> Events:
     """Normalise, hash, remove duplicates by event id, refuse robot-like sessions and queries that mean nothing.
 
     Every row of `log` ends in `kept` or in `refused`. Of several deliveries of an event the least one is kept. Only
     fixed-width columns are shuffled: the refused few find their whole row again by the hash of their event id.
+    `count_users` carries the user's hash along, which costs eight bytes an event.
     `stage` is called on what several of the results are computed from, so that a job can keep it; what it returns may
     know its size, and a small one is then broadcast.
     """
-    hashes = [column.alias(name) for name, column in _hashes().items()]
+    order = [*ORDER, USER] if count_users else ORDER
+    hashes = [column.alias(name) for name, column in _hashes().items() if name != USER or count_users]
     alone = F.col("search_id").isNull().alias("_alone")
     narrow = log.select("event_date", *hashes, *PLAIN, F.col("query").alias("_query"), alone)
     named = with_normalised_query(narrow, "_query").withColumn("query_id", hashed("_query"))
-    events = stage(named.select(*KEY, *ORDER, _unsound(max_query_chars, F.col("_alone")).isNull().alias("_sound")))
+    events = stage(named.select(*KEY, *order, _unsound(max_query_chars, F.col("_alone")).isNull().alias("_sound")))
     again = stage(events.groupBy(*KEY).count().where(F.col("count") > 1).select(*KEY))
     sound = events.where("_sound").drop("_sound")
-    several = sound.join(again, KEY, "left_semi").groupBy(*KEY).agg(F.min(F.struct(*ORDER)).alias("event"))
+    several = sound.join(again, KEY, "left_semi").groupBy(*KEY).agg(F.min(F.struct(*order)).alias("event"))
     once = sound.join(again, KEY, "left_anti").unionByName(stage(several.select(*KEY, "event.*")))
     robots = stage(_robots(once, robot_events, robot_searches))
     session = ["event_date", "session"]
@@ -82,15 +89,19 @@ def _hashes() -> dict[str, Column]:
         "search": F.coalesce(hashed("search_id"), hashed(F.concat(F.lit("event:"), "event_id"))),
         "session": hashed("session_id"),
         "item_hash": hashed("item_id"),
+        USER: hashed("user"),
     }
 
 
 def _unsound(max_query_chars: int, no_search: Column) -> Column:
     """Why a row with the normal form of its query in `_query` does not count; NULL where it does."""
+    query = F.col("_query")
+    # Nearly every query begins with one: the pattern is for the others.
+    begins = F.substring(query, 1, 1).between("a", "z") | F.substring(query, 1, 1).between("0", "9")
     return (
-        F.when(F.length("_query") > max_query_chars, f"query longer than {max_query_chars} characters")
-        .when(~F.col("_query").rlike(HAS_WORDS), "query without a letter or digit")
-        .when(no_search & F.col("_query").isNull(), "action without search and query")
+        F.when(F.length(query) > max_query_chars, f"query longer than {max_query_chars} characters")
+        .when(~begins & ~query.rlike(HAS_WORDS), "query without a letter or digit")
+        .when(no_search & query.isNull(), "action without search and query")
     )
 
 
@@ -105,7 +116,7 @@ def _refused_rows(rows: DataFrame, columns: list[str], max_query_chars: int) -> 
     named = rows.withColumns({**_hashes(), "query_id": hashed("_query")})
     judged = named.withColumn("_reason", _unsound(max_query_chars, F.col("search_id").isNull()))
     # The delivery that counts comes first, so that what is kept here is each of the others, whole.
-    deliveries = Window.partitionBy(*KEY).orderBy(*ORDER, *[F.col(f"`{name}`") for name in columns])
+    deliveries = Window.partitionBy(*KEY).orderBy(*ORDER, USER, *[F.col(f"`{name}`") for name in columns])
     ranked = judged.where(F.col("_reason").isNull()).withColumn("_copy", F.row_number().over(deliveries))
     counted = F.when(F.col("_robot"), "robot-like session")
     others = ranked.withColumn("_reason", F.when(F.col("_copy") > 1, "duplicate of an event").otherwise(counted))
@@ -125,39 +136,40 @@ def _robots(events: DataFrame, max_events: int, max_searches: int) -> DataFrame:
     )
 
 
-def join_views(events: DataFrame) -> tuple[DataFrame, DataFrame]:
-    """Actions joined to the impressions of their search: one row per search and item.
-
-    Returns the views (event_date, search, query_id, item_hash, position (NULL without an impression), impressions,
-    clicks, carts, purchases: 0 or 1 each; orphan_actions counts the actions of a row never shown, events all of its
-    events) and the events refused because no row of their search says what was searched for (columns of `events`). An
-    action without an impression on its day counts and is flagged as orphan.
+def with_queries(events: DataFrame) -> tuple[DataFrame, DataFrame]:
+    """Actions that name no query take that of their search. Returns the events that have one, and those that have not
+    because no row of their search says what was searched for.
     """
-    page = ["event_date", "search"]
     named, nameless = events.where(F.col("query_id").isNotNull()), events.where(F.col("query_id").isNull())
-    queries = named.groupBy(*page).agg(F.min("query_id").alias("query_id"))
-    found = nameless.drop("query_id").join(queries, page, "left")
-    lost = found.where(F.col("query_id").isNull())
+    queries = named.groupBy(*PAGE).agg(F.min("query_id").alias("query_id"))
+    found = nameless.drop("query_id").join(queries, PAGE, "left")
+    known = F.col("query_id").isNotNull()
+    return named.unionByName(found.where(known)), found.where(~known)
+
+
+def join_views(events: DataFrame) -> DataFrame:
+    """Actions joined to the impressions of their search: one row per search and item, of events `with_queries`.
+
+    Returns the views: event_date, search, query_id, item_hash, position (NULL without an impression), impressions,
+    clicks, carts, purchases: 0 or 1 each; orphan_actions counts the actions of a row never shown, events all of its
+    events. An action without an impression on its day counts and is flagged as orphan.
+    """
     shown = F.col("action") == "impression"
 
     def once(action: str) -> Column:
         return F.max((F.col("action") == action).cast("bigint"))
 
-    views = (
-        named.unionByName(found.where(F.col("query_id").isNotNull()))
-        .groupBy(*page, "query_id", "item_hash")
-        .agg(
-            F.min(F.when(shown, F.least("position", F.lit(LAST_POSITION)))).alias("position"),
-            once("impression").alias("impressions"),
-            once("click").alias("clicks"),
-            once("cart").alias("carts"),
-            once("purchase").alias("purchases"),
-            F.count_if(~shown).alias("actions"),
-            F.count("*").alias("events"),
-        )
+    views = events.groupBy(*PAGE, "query_id", "item_hash").agg(
+        F.min(F.when(shown, F.least("position", F.lit(LAST_POSITION)))).alias("position"),
+        once("impression").alias("impressions"),
+        once("click").alias("clicks"),
+        once("cart").alias("carts"),
+        once("purchase").alias("purchases"),
+        F.count_if(~shown).alias("actions"),
+        F.count("*").alias("events"),
     )
     orphans = F.when(F.col("impressions") == 0, F.col("actions")).otherwise(F.lit(0))
-    return views.withColumn("orphan_actions", orphans).drop("actions"), lost
+    return views.withColumn("orphan_actions", orphans).drop("actions")
 
 
 def position_counts(views: DataFrame) -> DataFrame:
@@ -200,6 +212,18 @@ def query_counts(events: DataFrame, texts: DataFrame) -> DataFrame:
     named = events.where(F.col("query_id").isNotNull()).select("event_date", "query_id", "search").distinct()
     searches = named.groupBy("event_date", "query_id").agg(F.count("*").alias("searches"))
     return texts.join(searches, ["event_date", "query_id"]).select("event_date", "query_id", "query", "searches")
+
+
+def query_users(events: DataFrame) -> DataFrame:
+    """Events that count, with their users -> `query_users`.
+
+    Days are joined by OR, and at least as many users searched as bits are set (linear counting, Whang et al. 1990, read
+    as a bound). What a user's bit of one query is says nothing of their bit of another.
+    """
+    bit = F.expr(f"shiftleft(1L, cast(pmod(xxhash64({USER}, query_id), {USER_BITS}) AS INT))")
+    named = events.where(F.col("query_id").isNotNull())
+    bits = F.bit_or(F.when(F.col(USER).isNotNull(), bit).otherwise(F.lit(0).cast("bigint")))
+    return named.groupBy("event_date", "query_id").agg(bits.alias("user_bits"))
 
 
 def refused_events(events: DataFrame) -> DataFrame:

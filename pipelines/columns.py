@@ -10,9 +10,10 @@ from pyspark.sql import functions as F
 
 from schemas.text import normalise_query
 
-BEYOND_ASCII = r"[^\x00-\x7F]"
 # White space and control characters of ASCII: exactly what `normalise_query` turns into blanks in an ASCII text.
 ASCII_SPACE = r"[\x00-\x20\x7F]+"
+# What of it is no single blank: few queries have any, and looking costs less than replacing.
+UNTIDY = r"[\x00-\x1F\x7F]|  "
 
 
 def with_normalised_query(rows: DataFrame, query: str = "query") -> DataFrame:
@@ -30,8 +31,10 @@ def with_normalised_query(rows: DataFrame, query: str = "query") -> DataFrame:
             yield batch.set_column(at, query, normal.take(texts.indices))
 
     text = F.col(f"`{query}`")
-    is_ascii = F.coalesce(~text.rlike(BEYOND_ASCII), F.lit(True))
-    native = F.trim(F.regexp_replace(F.lower(text), ASCII_SPACE, " "))
+    # A text of ASCII alone has as many bytes as characters: no pattern is searched for.
+    is_ascii = F.coalesce(F.length(text) == F.octet_length(text), F.lit(True))
+    lower = F.lower(text)
+    native = F.trim(F.when(lower.rlike(UNTIDY), F.regexp_replace(lower, ASCII_SPACE, " ")).otherwise(lower))
     plain = rows.where(is_ascii).select(
         *[native.alias(name) if name == query else f"`{name}`" for name in rows.columns]
     )

@@ -99,3 +99,26 @@ def colliding_hashes(rows: DataFrame, key: str, text: str) -> DataFrame:
     """Hashes that stand for more than one text: empty in practice, checked before anything joins on them."""
     ends = rows.groupBy(key).agg(F.min(text).alias("a"), F.max(text).alias("b"))
     return ends.where(F.col("a") != F.col("b"))
+
+
+def enough_users(query_users: DataFrame, least: int) -> DataFrame:
+    """Days of `query_users` -> query_id of the queries that surely had `least` users over them."""
+    users = F.bit_count(F.bit_or("user_bits"))
+    return query_users.groupBy("query_id").agg(users.alias("users")).where(F.col("users") >= least).select("query_id")
+
+
+def only(rows: DataFrame, queries: DataFrame) -> DataFrame:
+    """Rows whose query is one of `queries`."""
+    return rows.join(queries, "query_id", "left_semi")
+
+
+def withheld(query_days: DataFrame, queries: DataFrame) -> DataFrame:
+    """One row: how many queries are not among `queries`, the searches of these, and how many are."""
+    named = query_days.groupBy("query_id").agg(F.sum("searches").alias("searches"))
+    marked = named.join(queries.withColumn("_kept", F.lit(True)), "query_id", "left")
+    out = F.col("_kept").isNull()
+    return marked.agg(
+        F.count_if(out).alias("withheld"),
+        F.coalesce(F.sum(F.when(out, F.col("searches"))), F.lit(0)).alias("traffic_withheld"),
+        F.count_if(~out).alias("published"),
+    )

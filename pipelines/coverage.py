@@ -10,6 +10,8 @@ from pyspark.sql import functions as F
 
 from schemas.sids import shift_for
 
+WITHHELD = ("queries_withheld", "traffic_withheld")
+
 
 def _covered(rows: DataFrame, key: str, what: str, weight: Column, having: DataFrame, by: Column) -> DataFrame:
     """slice, what, what_covered: the sum of `weight` over all rows and over those whose key is in `having`."""
@@ -23,14 +25,14 @@ def _covered(rows: DataFrame, key: str, what: str, weight: Column, having: DataF
 def code_usage(item_sids: DataFrame, codebook_sizes: Sequence[int], prior: DataFrame) -> DataFrame:
     """One row a level (slice `level=1`..): utilisation, entropy (bits), gini, bucket sizes, churn against `prior`.
 
-    Utilisation and entropy are of the codes of the level by themselves; gini and buckets of its prefixes; churn is the
-    share of the items of both releases whose prefix moved.
+    Utilisation and entropy are of the codes of the level by themselves, whatever group of a split SID an item is in;
+    gini and buckets of its prefixes; churn is the share of the items of both releases whose prefix moved.
     """
     whole = Window.partitionBy()
     levels = []
     for level, size in enumerate(codebook_sizes, start=1):
         share = F.col("n") / F.sum("n").over(whole)
-        codes = item_sids.groupBy(F.col("codes")[level - 1].alias("code")).agg(F.count("*").alias("n"))
+        codes = item_sids.groupBy((F.col("codes")[level - 1] % size).alias("code")).agg(F.count("*").alias("n"))
         even = codes.select((-share * F.log2(share)).alias("bits")).agg(
             (F.count("*") / size).alias("utilisation"), _ordered_sum(F.col("bits")).alias("entropy")
         )
@@ -71,8 +73,12 @@ def measure_coverage(
     prior: DataFrame,
     *,
     codebook_sizes: Sequence[int],
+    withheld: tuple[int | None, int | None] = (None, None),
 ) -> DataFrame:
-    """Rows of `sid_coverage` but for its release: slices all, level=, category= and band=."""
+    """Rows of `sid_coverage` but for its release: slices all, level=, category= and band=.
+
+    `withheld`: queries of too few users and their traffic, which `queries` does not hold; told, not counted.
+    """
     everything = F.lit("all")
     category = F.concat(F.lit("category="), F.coalesce("category", F.lit("(unknown)")))
     band = F.concat(F.lit("band="), F.col("band"))
@@ -86,6 +92,7 @@ def measure_coverage(
         _covered(catalog, "item_id", "items", one, item_sids, everything)
         .join(by_query(everything), "slice", "full")
         .crossJoin(_buckets(item_sids.groupBy("sid").agg(F.count("*").alias("n"))))
+        .withColumns(dict(zip(WITHHELD, (F.lit(count).cast("bigint") for count in withheld), strict=True)))
     )
     parts = [
         overall,

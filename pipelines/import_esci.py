@@ -15,7 +15,7 @@ from pyspark.sql import functions as F
 from pipelines.columns import with_normalised_query
 from pipelines.draws import draw, pick
 from pipelines.import_shapes import shape_catalog, shape_events
-from pipelines.imports import missing_columns, shape_labels, single_values
+from pipelines.imports import missing_columns, shape_labels, single_values, valid_texts
 
 PRODUCTS = "shopping_queries_dataset_products.parquet"
 EXAMPLES = "shopping_queries_dataset_examples.parquet"
@@ -65,7 +65,7 @@ def read_esci(spark: SparkSession, directory: str | Path, *, locale: str = "us")
         except ValueError as unusable:
             problems.append(str(unusable).rstrip("."))
         else:
-            texts = frame.select(*[F.col(column).cast("string") for column in columns])
+            texts = valid_texts(frame.select(*[F.col(column).cast("string") for column in columns]))
             frames.append(texts.where(F.col("product_locale") == locale))
     if problems:
         raise ValueError(f"{folder} is not the ESCI data set: {'; '.join(problems)}.")

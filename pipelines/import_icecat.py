@@ -42,8 +42,12 @@ def read_icecat(spark: SparkSession, directory: str | Path) -> IcecatFiles:
         if "://" not in folder and not Path(folder, name).is_file():
             problems.append(f"{name} is not there")
             continue
-        # Fields with quotes or tabs are quoted, and a quote inside is doubled.
-        frame = spark.read.csv(f"{folder}/{name}", sep="\t", header=True, quote='"', escape='"')
+        if "://" not in folder and not Path(folder, name).stat().st_size:
+            problems.append(f"{name} is empty")
+            continue
+        # Fields with quotes, tabs or line breaks are quoted, a quote inside is doubled. Gzip is not split anyway.
+        place = f"{folder}/{name}"
+        frame = spark.read.csv(place, sep="\t", header=True, quote='"', escape='"', multiLine=True)
         if missing := [column for column in columns if column not in frame.columns]:
             problems.append(f"{name} lacks the columns {', '.join(missing)}")
         # One gzip file is one task: spread what follows.

@@ -153,7 +153,8 @@ def shape_events(
     drops them. A position on an action is dropped, as the contract has none there.
     """
     missing_columns(raw, ["item_id", "action", "event_time"], source)
-    full = filled(raw, CLICK_LOG, {}).select(*RAW_EVENT)
+    # Before a row is judged, so that neither quarantine nor the hash of an event's content knows who it was.
+    full = filled(raw, CLICK_LOG, {}).select(*RAW_EVENT).withColumn("user", pseudonym("user", key))
     time = time_from(F.col("event_time"), time_format)
     position = F.col("position").try_cast("double").try_cast("int")
     shown = F.col("action") == "impression"
@@ -180,7 +181,7 @@ def shape_events(
         time.alias("event_time"),
         text_or_null("search_id").alias("search_id"),
         text_or_null("session_id").alias("session_id"),
-        pseudonym("user", key).alias("user"),
+        "user",
         text_or_null("query").alias("query"),
         F.trim(F.col("item_id").cast("string")).alias("item_id"),
         F.when(shown, position).alias("position"),

@@ -24,7 +24,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, MapType, StringType, StructType
 
 from pipelines.import_shapes import ACTIONS, RAW_EVENT, path_steps, shape_catalog, shape_events
-from pipelines.imports import Shaped, is_nested, quoted, shape_labels, shape_users, time_from
+from pipelines.imports import Shaped, is_nested, quoted, shape_labels, shape_users, time_from, valid_texts
 
 CATALOG_COLUMNS = (
     "item_id",
@@ -96,7 +96,9 @@ def parse_mapping(text: str) -> TableMapping:
     """The text of a mapping file -> a checked mapping. Raises MappingError that lists every problem."""
     try:
         given: dict[str, Any] = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as broken:
+    except RecursionError:
+        raise MappingError("The mapping is nested too deep.") from None
+    except ValueError as broken:  # a number of thousands of digits too
         raise MappingError(f"The mapping is not TOML: {broken}.") from broken
     problems = [f"{name} is not a setting" for name in given if name not in SETTINGS]
     problems += [f"{name} is missing" for name in ("table", "columns") if name not in given]
@@ -150,7 +152,7 @@ def read_table(spark: SparkSession, path: str | Path, mapping: TableMapping) -> 
     else:
         raw = spark.read.format(kind).load(place)
     _check_columns(raw, mapping, place)
-    return raw
+    return valid_texts(raw)
 
 
 def _check_columns(raw: DataFrame, mapping: TableMapping, what: str = "The table") -> None:

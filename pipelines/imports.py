@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
-from pyspark.sql.types import ArrayType, DataType, MapType, StructType
+from pyspark.sql.types import ArrayType, DataType, MapType, StringType, StructType
 
 from pipelines.columns import hashed, refused, with_normalised_query
 from schemas.contract import Table
@@ -21,6 +21,8 @@ from schemas.users import TABLE as USERS
 
 BLOCK = 64  # bytes of one SHA-256 block, to which HMAC pads its key
 EARLIEST, LATEST = "1990-01-01", "2100-01-01"
+# A source names a partition.
+PLAIN_SOURCE = r"^[A-Za-z0-9][A-Za-z0-9 ._:+-]{0,59}$"
 REFUSED_DDL = "source STRING, reason STRING, row STRING"
 
 
@@ -98,6 +100,17 @@ def filled(raw: DataFrame, table: Table, extra: Mapping[str, str]) -> DataFrame:
     return raw.withColumns(lacking) if lacking else raw
 
 
+def valid_texts(frame: DataFrame) -> DataFrame:
+    """The same rows with U+FFFD for bytes that are not UTF-8, which Spark carries along and Python cannot read."""
+    fixes: dict[str, Column] = {}
+    for field in frame.schema:
+        if isinstance(field.dataType, StringType):
+            fixes[field.name] = F.make_valid_utf8(quoted(field.name))
+        elif isinstance(field.dataType, ArrayType) and isinstance(field.dataType.elementType, StringType):
+            fixes[field.name] = F.transform(quoted(field.name), F.make_valid_utf8)
+    return frame.select(*[fixes.get(name, quoted(name)).alias(name) for name in frame.columns])
+
+
 def as_contract(rows: DataFrame, table: Table) -> DataFrame:
     """Exactly the contract's columns, in its order and of its types."""
     return rows.select(*[F.col(f"`{c.name}`").cast(c.type).alias(c.name) for c in table.columns])
@@ -172,6 +185,7 @@ def shape_labels(raw: DataFrame, *, source: str = "relevance_labels", known_item
             (text_or_null("item_id").isNull(), "the item id is empty"),
             (grade.isNull(), "the grade is not a number"),
             (~grade.isin(0.0, 1.0, 2.0, 3.0), "the grade is not 0, 1, 2 or 3"),
+            (~text_or_null("source").rlike(PLAIN_SOURCE), "the source is not a plain name of at most 60 characters"),
         ],
     )
     labels = with_normalised_query(
@@ -208,19 +222,19 @@ def shape_labels(raw: DataFrame, *, source: str = "relevance_labels", known_item
 def shape_users(raw: DataFrame, *, key: str, source: str = "users") -> Shaped:
     """Users from outside -> `users`, by pseudonym. `raw` has user and any of gender, age_band, purchase_power."""
     missing_columns(raw, ["user"], source)
-    full = filled(raw, USERS, {}).select("user", "gender", "age_band", "purchase_power")
+    full = filled(raw, USERS, {}).select(pseudonym("user", key).alias("user"), "gender", "age_band", "purchase_power")
     power = F.col("purchase_power").try_cast("int")
     accepted, bad = split_refused(
         full,
         source,
         [
-            (text_or_null("user").isNull(), "the user id is empty"),
+            (F.col("user").isNull(), "the user id is empty"),
             (F.col("purchase_power").isNotNull() & power.isNull(), "purchase power is not a whole number"),
             (~power.between(1, 5), "purchase power is not 1 to 5"),
         ],
     )
     shaped = accepted.select(
-        pseudonym("user", key).alias("user"),
+        "user",
         text_or_null("gender").alias("gender"),
         text_or_null("age_band").alias("age_band"),
         power.alias("purchase_power"),

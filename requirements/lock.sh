@@ -9,3 +9,6 @@ for faiss in cpu gpu; do
     --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url --no-annotate --no-header \
     -q -o "requirements/$faiss.lock"
 done
+# The S3 of the tests: in an environment of its own, since botocore wants an older python-dateutil.
+"$uv/bin/uv" pip compile requirements/object-store.in --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+  --generate-hashes --no-emit-index-url --no-annotate --no-header -q -o requirements/object-store.lock

@@ -1,6 +1,7 @@
 """Contract of `item_sids`."""
 
-from schemas.contract import Between, Column, Holds, OneOf, Table
+from schemas.contract import Between, Column, OneOf, Table
+from schemas.query_sids import SID_PACKS_CODES
 
 TABLE = Table(
     name="item_sids",
@@ -21,9 +22,7 @@ TABLE = Table(
     partition=("release",),
     checks=(
         Between("sid", 0, 1_152_921_504_606_846_975),
-        Holds(
-            "size(codes) = 3 AND sid = codes[0] * 1099511627776L + codes[1] * 1048576L + codes[2]", "sid packs codes"
-        ),
+        SID_PACKS_CODES,
         Between("residual_norm", 0),
         OneOf("level1_by", ("category", "nearest", "reserved")),
     ),

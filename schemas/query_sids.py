@@ -4,6 +4,10 @@ from schemas.contract import Between, Column, Holds, Table
 
 SHARDS = 16
 
+SID_PACKS_CODES = Holds(
+    "size(codes) = 3 AND sid = codes[0] * 1099511627776L + codes[1] * 1048576L + codes[2]", "sid packs codes"
+)
+THREE_LOGPS = Holds("size(logps) = 3 AND forall(logps, x -> x <= 1e-4)", "three log-probabilities")
 TABLE = Table(
     name="query_sids",
     doc="Semantic IDs predicted for queries, best first.",
@@ -26,9 +30,7 @@ TABLE = Table(
         Between("shard", 0, 15),
         Between("rank", 1),
         Between("sid", 0, 1_152_921_504_606_846_975),
-        Holds(
-            "size(codes) = 3 AND sid = codes[0] * 1099511627776L + codes[1] * 1048576L + codes[2]", "sid packs codes"
-        ),
-        Holds("size(logps) = 3 AND forall(logps, x -> x <= 1e-4)", "three log-probabilities"),
+        SID_PACKS_CODES,
+        THREE_LOGPS,
     ),
 )

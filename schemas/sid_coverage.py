@@ -26,6 +26,13 @@ TABLE = Table(
             nullable=True,
         ),
         Column("bucket_max", "BIGINT", "Items behind the largest prefix or SID.", nullable=True),
+        Column(
+            "queries_withheld",
+            "BIGINT",
+            "Slice all: queries of too few users to be published (`privacy.min_query_users`), beside `queries`.",
+            nullable=True,
+        ),
+        Column("traffic_withheld", "BIGINT", "Slice all: their searches, beside `traffic`.", nullable=True),
     ),
     key=("release", "slice"),
     partition=("release",),

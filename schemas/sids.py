@@ -33,3 +33,12 @@ def unpack(sid: int) -> tuple[int, int, int]:
     if not 0 <= sid < 1 << BITS * LEVELS:
         raise ValueError(f"{sid} is not a packed SID.")
     return sid >> 2 * BITS, sid >> BITS & MAX_CODE, sid & MAX_CODE
+
+
+def without_group(sid: int, third: int) -> int:
+    """A packed SID without the group of a split cluster: what a generator emits.
+
+    `third` is the number of codes at level 3; the third index of a split cluster's SID is group * third + code. Where
+    nothing is split this is the SID itself.
+    """
+    return sid - (sid & MAX_CODE) + (sid & MAX_CODE) % third

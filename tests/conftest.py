@@ -24,7 +24,10 @@ SPARK = {
     "spark.master": "local[2]",
     "spark.driver.memory": "2g",
     "spark.sql.shuffle.partitions": "2",
+    "spark.sql.adaptive.coalescePartitions.initialPartitionNum": "2",
     "spark.databricks.delta.snapshotPartitions": "2",
+    # Hundreds of homes a run: the state of all their tables, kept for an hour, fills the heap until the JVM dies.
+    "spark.databricks.delta.delta.log.cacheSize": "32",
     "spark.driver.extraJavaOptions": SHORT_LIVED,
 }
 

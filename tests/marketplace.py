@@ -3,12 +3,13 @@
 import datetime as dt
 import shutil
 
-from jobs import simulate
+from jobs import simulate, sources
 from jobs.home import Home
 
 LAST_DAY = dt.date(2026, 1, 31)
-# A JVM that lives for seconds spends them on compiling: the first compiler alone halves a short job.
-SHORT_LIVED = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+# A JVM that lives for seconds spends them on compiling: the first compiler alone halves a short job. The 48 MB that it
+# gets for code by itself fill within minutes, and from then on what it compiled is thrown away and compiled again.
+SHORT_LIVED = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m -XX:+UseSerialGC"
 SETTINGS = """
 [corpus]
 window_days = 3
@@ -63,6 +64,32 @@ def copy_home(home, root, spark=None):
     if spark is not None:
         copied.__dict__["spark"] = spark
     return copied
+
+
+def late_click(home, day=LAST_DAY - dt.timedelta(days=1), *, event="late-1", query=None):
+    """One more click on a day that was there, for a query of that day or for the one named."""
+    log = home.store.read(home.spark, "click_log", {"event_date": day})
+    some = log.where("action = 'impression'").orderBy("event_id").limit(1)
+    values = {"event_id": f"'{event}'", "position": "CAST(NULL AS INT)", "action": "'click'"}
+    values |= {"query": f"'{query}'", "search_id": f"'search of {event}'"} if query else {}
+    click = some.selectExpr(*[f"{values[name]} {name}" if name in values else name for name in log.columns])
+    sources.add_events(home, click, job="test")
+
+
+def change_catalogue(home, *, text=(), category=(), deleted=()):
+    """Import the catalogue again with other texts and categories (item id -> new one), and without some items."""
+    from pyspark.sql import functions as F
+
+    from pipelines.columns import hashed
+
+    catalog = home.store.read(home.spark, "catalog").localCheckpoint()
+    for column, values in (("text", dict(text)), ("category", dict(category))):
+        for item, value in values.items():
+            catalog = catalog.withColumn(
+                column, F.when(F.col("item_id") == item, F.lit(value)).otherwise(F.col(column))
+            )
+    left = catalog.withColumn("text_hash", hashed("text")).where(~F.col("item_id").isin(list(deleted)))
+    sources.write_catalog(home, left, job="test")
 
 
 def spark_settings(home, **properties):

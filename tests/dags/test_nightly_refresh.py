@@ -64,8 +64,12 @@ def test_the_commands_are_those_of_the_golden_file(dag):
 def test_trainers_wait_for_a_gpu_and_everything_is_retried(dag):
     assert {task.task_id for task in dag.tasks if task.pool == "gpu"} == {
         "train-quantizer",
+        "pretrain-generator",
         "finetune-generator",
+        "personalise-generator",
+        "align-generator",
         "generate-query-sids",
+        "generate-request-sids",
         "score-pairs",
     }
     assert all(task.retries == 2 for task in dag.tasks)

@@ -13,7 +13,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from dsirm_models.beam import beam_search, score_sids
 from dsirm_models.causal_lm_generator import CausalLMGenerator
 from dsirm_models.causal_lm_loading import Lora, create_causal_lm, load_causal_lm
-from dsirm_models.generator_data import TextData
+from dsirm_models.generator_data import Asked, TextData
 from dsirm_models.generator_training import Progress
 from dsirm_models.generators import load_generator
 from dsirm_models.sid_index import SidIndex
@@ -293,3 +293,48 @@ def test_unsuitable_models_and_settings_are_refused(base: Path, tmp_path: Path) 
         )
     with pytest.raises(OSError):
         create_causal_lm(tmp_path / "nowhere", codebook_sizes=SIZES, lora=None)
+
+
+# With a user ------------------------------------------------------------------------------------------------------
+
+
+def test_who_asks_stands_before_the_query_and_only_recent_sids_are_sid_tokens(base: Path) -> None:
+    generator = create_causal_lm(base, codebook_sizes=SIZES, lora=None)
+
+    def tokens(text: str | Asked) -> list[int]:
+        return generator.read_prompts([text])[0][0].tolist()
+
+    alone = tokens("red shoe")
+    assert tokens(Asked("red shoe", "", ())) == alone
+    recent = (pack((1, 2, 3)), pack((0, 4, 5)))
+    asked = tokens(Asked("red shoe", "blue", recent))
+    assert asked[-len(alone) :] == alone
+    first = generator.first_ids
+    assert [token for token in asked if token >= first[0]] == [
+        first[level] + code for sid in recent for level, code in enumerate(unpack(sid))
+    ]
+    assert len(tokens(Asked("red shoe", "blue", ()))) < len(asked)
+    assert max(tokens(Asked("<s1_0>", "<s1_0> <s2_1>", ()))) < first[0], "a text is no SID, whoever typed it"
+    together, mask = generator.read_prompts(["red shoe", Asked("red shoe", "blue", recent)])
+    assert together[0][mask[0]].tolist() == alone
+    with pytest.raises(ValueError, match="beyond codebooks"):
+        tokens(Asked("red shoe", "", (pack((1, 2, 6)),)))
+
+
+def test_requests_teach_what_their_users_clicked(base: Path) -> None:
+    """Two users ask the same things and want different ones; only what they clicked before tells them apart."""
+    data = toy()
+    other = np.roll(data.sids, 5)
+    users = ((pack((0, 0, 0)),), (pack((1, 1, 1)),))
+    texts = [Asked(text, "", recent) for recent in users for text in data.texts]
+    both = TextData(texts, np.arange(30), np.concatenate([data.sids, other]), np.ones(30), np.ones(30, dtype=bool))
+    index = SidIndex(data.sids)
+    generator = train(base, both, index=index, steps=120, batch_size=15, targets_per_query=2).generator
+    found = beam_search(generator, index, texts, 1).sids[:, 0]
+    assert (found == both.sids).mean() > 0.8
+
+
+def test_several_sids_of_a_text_are_drawn_at_a_time(base: Path) -> None:
+    data = toy()
+    once, thrice = (train(base, data, steps=2, targets_per_query=each).generator for each in (1, 3))
+    assert not all(torch.equal(value, trained_weights(once)[name]) for name, value in trained_weights(thrice).items())

@@ -180,3 +180,51 @@ def test_all_problems_are_named_at_once() -> None:
         train(data, index=SidIndex(data.sids[:1]))
     with pytest.raises(ValueError, match="codebook sizes"):
         EmbeddedGenerator(embedding_dim=4, codebook_sizes=(3, 3))
+
+
+# With a user ------------------------------------------------------------------------------------------------------
+
+
+def with_users(data: EmbeddedData, context: int = 3) -> EmbeddedData:
+    """Every other query is asked by a user who always takes the second SID, the others by nobody."""
+    half = len(data.query_embeddings)
+    user = np.zeros((half, context), dtype=np.float32)
+    user[::2, 1] = 1
+    weight = np.where(np.tile(user[:, 1] > 0, 2) == (np.arange(2 * half) >= half), data.weight, 1e-6)
+    inputs = np.hstack([data.query_embeddings, user])
+    return data._replace(query_embeddings=inputs, weight=weight)
+
+
+def test_a_layer_of_users_adds_nothing_at_first_and_never_to_a_query_alone(tmp_path: Path) -> None:
+    plain = EmbeddedGenerator(embedding_dim=16, codebook_sizes=SIZES, hidden=32).eval()
+    personal = EmbeddedGenerator(embedding_dim=16, codebook_sizes=SIZES, hidden=32, context=3).eval()
+    personal.load_state_dict({**personal.state_dict(), **plain.state_dict()})
+    queries, users = torch.randn(5, 16), torch.randn(5, 3)
+    assert torch.equal(personal.encode(torch.cat([queries, users], dim=1)), plain.encode(queries))
+    torch.nn.init.normal_(personal.who.add.weight)  # type: ignore[union-attr]
+    assert not torch.equal(personal.encode(torch.cat([queries, users], dim=1)), plain.encode(queries))
+    for alone in (queries, torch.cat([queries, torch.zeros(5, 3)], dim=1)):
+        assert torch.equal(personal.encode(alone), plain.encode(queries))
+    personal.save(tmp_path / "personal")
+    assert EmbeddedGenerator.load(tmp_path / "personal").context == 3
+    with pytest.raises(ValueError, match=r"vectors \(B, 16\) or \(B, 19\) with a user, not \(5, 18\)"):
+        personal.encode(torch.randn(5, 18))
+    with pytest.raises(ValueError, match="cannot all say who asks"):
+        train(toy(), context=16)
+
+
+def test_users_are_learned_on_top_of_queries_and_dropped_where_nobody_asks(tmp_path: Path) -> None:
+    data = toy()
+    index = SidIndex(data.sids)
+    train(data, index=index).generator.save(tmp_path / "queries")
+    personal = train(with_users(data), index=index, context=3, warm_start=tmp_path / "queries").generator
+    half = len(data.sids) // 2
+    first = beam_search(personal, index, with_users(data).query_embeddings, 1).sids[:, 0]
+    assert (first[::2] == data.sids[half:][::2]).mean() > 0.9
+    assert (first[1::2] == data.sids[:half][1::2]).mean() > 0.8
+    personal.save(tmp_path / "users")
+    again = train(data, index=index, warm_start=tmp_path / "users").generator
+    assert again.context == 0
+    kept = train(with_users(data), index=index, context=3, warm_start=tmp_path / "users").generator
+    anew = train(with_users(data, 4), context=4, index=index, warm_start=tmp_path / "users").generator
+    assert (kept.context, anew.context) == (3, 4)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,8 @@ import torch
 from dsirm_models.artifacts import TENSORS, ArtifactError, seal
 from dsirm_models.assign import assign_codes
 from dsirm_models.losses import LossWeights
-from dsirm_models.quantizer_data import Resident, batch_order, check_data
-from dsirm_models.quantizer_loss import training_loss
+from dsirm_models.quantizer_data import Resident, batch_order, check_data, with_lone_items
+from dsirm_models.quantizer_loss import captured_loss, training_loss
 from dsirm_models.quantizer_model import QuantizerModel, TrainedQuantizer
 from dsirm_models.train_quantizer import QuantizerConfig, fit_residual_kmeans, train_quantizer
 from tests.dsirm_models.quantizer_world import CATEGORIES, WIDTH, tiny_config, tiny_world, untrained
@@ -88,6 +90,25 @@ def test_without_held_out_pairs_the_last_state_is_taken(tmp_path):
     data = WORLD._replace(train=np.ones_like(WORLD.train))
     model = train(tmp_path, tiny_config(max_steps=50), data)
     assert model.report == {"best_step": 50, "start": {}, "best": {}}
+
+
+@pytest.mark.parametrize("query_level1", ["pair", "nearest"])
+def test_a_captured_step_learns_what_a_plain_one_does(query_level1):
+    config = tiny_config(query_level1=query_level1, restart_after=2)
+    resident = Resident(WORLD, config, torch.device("cpu"))
+    plain, captured = (untrained(config).model.requires_grad_().train() for _ in range(2))
+    # The graph of a GPU's step, without the CUDA graphs that only a GPU has.
+    loss = captured_loss(captured, config, backend="aot_eager")
+    for step, rows in itertools.islice(batch_order(WORLD, config, start=0), 4):
+        for model, parts in (
+            (plain, training_loss(plain, resident.batch(rows), config)),
+            (captured, loss(resident.batch(rows))),
+        ):
+            parts.total.backward()
+            torch.optim.SGD(model.parameters(), lr=0.01).step()
+            model.zero_grad()
+        ours, theirs = captured.state_dict(), plain.state_dict()
+        assert all(torch.allclose(ours[name], theirs[name], atol=1e-5) for name in theirs), step
 
 
 @pytest.mark.parametrize("query_level1", ["pair", "nearest"])
@@ -249,7 +270,7 @@ def test_residual_kmeans_baseline_is_an_exact_identity(tmp_path):
 
 
 def test_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
-    import dsirm_models.train_quantizer as module
+    import dsirm_models.quantizer_loss as module
 
     def broken(model: QuantizerModel, batch, config):
         parts = training_loss(model, batch, config)
@@ -258,3 +279,62 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "training_loss", broken)
     with pytest.raises(FloatingPointError, match="step 20"):
         train(tmp_path)
+
+
+def cq_sid(**changes):
+    """CQ-SID's objective (arXiv 2605.14434) at toy sizes."""
+    weights = LossWeights(contrastive=0.001, commitment=1.0, reconstruction=1.0)
+    settings = {"contrast_on": "encoder", "temperature": 0.1, "reserve_level1": False, "weights": weights}
+    return tiny_config(**(settings | changes))
+
+
+def test_cq_sid_is_chosen_by_what_its_objective_weighs_and_not_untrained(tmp_path):
+    report = train(tmp_path, cq_sid(max_steps=60)).report
+    assert report["best"]["choice"] == report["best"]["reconstruction"] < report["start"]["reconstruction"]
+    assert report["best_step"] > 0
+    assert report["best"]["info_nce"] > 0
+
+
+def test_cq_sid_contrasts_the_towers_output_by_cosine_and_leaves_lone_items_out():
+    orphans = WORLD.query_index.copy()
+    orphans[:64:4] = -1
+    config = cq_sid()
+    batch = Resident(WORLD._replace(query_index=orphans), config, torch.device("cpu")).batch(np.arange(64))
+    model = untrained(config).model.train()
+    parts = training_loss(model, batch, config)
+    paired = batch.has_query
+    query, item = model.query_tower(batch.query[paired]), model.item_tower(batch.item[paired])
+    logits = torch.nn.functional.normalize(query) @ torch.nn.functional.normalize(item).T / 0.1
+    ids = torch.stack([batch.query_id[paired], batch.item_id[paired]])
+    same = (ids[:, :, None] == ids[:, None, :]).any(dim=0).fill_diagonal_(False)
+    logits = logits.masked_fill(same, -torch.inf)
+    # Weighted anchors, both directions, by hand.
+    both = -(logits.log_softmax(1).diagonal() + logits.log_softmax(0).diagonal()) / 2
+    weight = batch.weight[paired]
+    assert parts.contrastive.item() == pytest.approx(((both * weight).sum() / weight.sum()).item(), rel=1e-5)
+    whole = parts.reconstruction + parts.commitment + 0.001 * parts.contrastive
+    assert parts.total.item() == pytest.approx(whole.item(), rel=1e-6)
+
+
+def test_cq_sid_gives_an_unknown_category_the_nearest_of_all_codes(tmp_path):
+    model = train(tmp_path, cq_sid(max_steps=60))
+    codes = assign_codes(model, WORLD.item_embeddings, WORLD.item_level1).codes[:, 0]
+    known = WORLD.item_level1 >= 0
+    assert np.array_equal(codes[known], WORLD.item_level1[known])
+    free = assign_codes(model, WORLD.item_embeddings).codes[:, 0]
+    assert np.array_equal(codes[~known], free[~known])
+    assert (codes[~known] < CATEGORIES).any(), "the codes of categories are among the nearest"
+
+
+def test_every_item_without_a_pair_joins_as_a_row_without_a_query():
+    few = WORLD._replace(
+        **{name: getattr(WORLD, name)[:50] for name in ("query_index", "item_index", "weight", "train")}
+    )
+    data = with_lone_items(few)
+    assert np.array_equal(np.unique(data.item_index), np.arange(len(WORLD.item_embeddings)))
+    lone = data.query_index < 0
+    assert np.array_equal(lone, np.arange(len(lone)) >= 50)
+    assert data.train[lone].all()
+    assert np.unique(data.weight[lone]) == [np.median(few.weight[few.train])]
+    assert with_lone_items(data).item_index.shape == data.item_index.shape
+    check_data(data, cq_sid())

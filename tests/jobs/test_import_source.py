@@ -105,7 +105,7 @@ def table(kind, name, content):
 
 LOG = {"at": ["2026-01-31"], "sku": ["1"], "did": ["click"], "q": ["lamp"], "pos": [1]}
 BROKEN = {
-    "icecat: empty files": (icecat(b"", b""), "products.tsv.gz lacks the columns item_id.*judgments.tsv.gz lacks"),
+    "icecat: empty files": (icecat(b"", b""), "products.tsv.gz is empty; judgments.tsv.gz is empty"),
     "icecat: no rows": (icecat(tsv(ICECAT_COLUMNS)), "no usable item: nothing was imported"),
     "icecat: no title": (icecat(NO_TITLE), "no usable item.*1 rows of catalog: the title is empty"),
     "icecat: no gzip": (icecat(b"item_id\ttitle\n"), "cannot be read: .*not a gzip file"),
@@ -153,3 +153,9 @@ def test_what_cannot_be_read_is_named_and_changes_nothing_even_with_replace(shop
     assert versions(shop) == tables
     assert rows(shop, "catalog") == items
     assert (shop.root / "marketplace.json").read_text() == marker
+
+
+def test_a_path_that_spark_would_take_for_a_pattern_is_refused(shop, tmp_path):
+    (tmp_path / "a[1].csv").write_text(ITEMS)
+    with pytest.raises(DataError, match=r"Spark takes \[ \] in a path for a pattern"):
+        import_source.table(shop, tmp_path / "a[1].csv", mapping(tmp_path, "catalog"))

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+from pathlib import Path
 
 import deltalake
 import pyarrow as pa
@@ -41,9 +42,9 @@ def night(home, release):
 
 def sids(release, values):
     items = [["i1"]] * len(values)
-    return pa.table(
-        {"release": [release] * len(values), "sid": list(values), "items": items, "size": [1] * len(values)}
-    )
+    count = len(values)
+    held = {"items": items, "size": [1] * count, "efficiency": [[0]] * count}
+    return pa.table({"release": [release] * count, "sid": list(values), **held})
 
 
 @pytest.fixture
@@ -80,6 +81,32 @@ def test_the_newest_the_current_and_the_pinned_stay_and_the_others_go_whole(full
     assert full.artifact("quantizer", "codebook-1").is_dir()
     # Whoever opened the table before goes on reading what it held then.
     assert reader.to_pyarrow_table().num_rows == 3 * len(NAMES)
+
+
+def test_the_items_that_a_kept_generator_learned_of_stay_though_their_release_goes(home):
+    """What is new to a generator is told by the first release that it served."""
+    item = {"item_id": "i", "item_hash": 1, "codes": [0, 0, 0], "sid": 0, "residual_norm": 0.0, "level1_by": "nearest"}
+    item |= {"codebook_version": "c", **dict.fromkeys(("event_time", "created_time"), releases.day_end(FIRST))}
+    for release in NAMES:
+        night(home, release)
+        rows = pa.Table.from_pylist([{"release": release, **item}], TABLES["item_sids"].arrow_schema())
+        home.store.target("item_sids", {"release": release}).replace(rows, job="test")
+    for _ in range(2):
+        maintain.run(home)
+        assert [part["release"] for part in home.store.partitions("item_sids")] == [NAMES[0], *NAMES[-3:]]
+        assert [part["release"] for part in home.store.partitions("sid_items")] == NAMES[-3:]
+    with pytest.raises(DataError, match="was removed"):
+        scan_release(home.root, "item_sids", NAMES[0])
+
+
+def test_a_pinned_release_reads_after_ten_more_when_every_dead_file_is_gone(full):
+    before = scan_release(full.root, "sid_items", NAMES[0])
+    files = set(Path(full.store.path("sid_items")).rglob("*.parquet"))
+    maintain.run(full)
+    assert sum(full.store.vacuum(name, hours=0) for name in TABLES if full.store.exists(name)) > 0
+    assert len(set(Path(full.store.path("sid_items")).rglob("*.parquet")) & files) < len(files)
+    assert scan_release(full.root, "sid_items", NAMES[0]).equals(before)
+    assert releases.states(releases.history(full.store))[NAMES[0]] == "standing"
 
 
 def test_a_second_run_removes_nothing_and_nothing_that_serves_changed(full):

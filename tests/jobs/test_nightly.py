@@ -13,7 +13,7 @@ from jobs.explain import explain
 from jobs.plan import make_plan
 from jobs.readers import read_release, scan_release
 from schemas.sids import unpack
-from tests.marketplace import LAST_DAY, copy_home, rows, versions
+from tests.marketplace import LAST_DAY, copy_home, late_click, rows, versions
 
 pytestmark = pytest.mark.slow
 
@@ -146,7 +146,7 @@ def test_a_changed_log_gives_a_new_release_and_keeps_the_old(market, first, tmp_
     home, old = copy_home(market, tmp_path / "home", spark), first
     kept = {name: rows(home, name, {"release": old}) for name in views.RELEASE_TABLES}
     untouched = rows(home, "pair_days", {"event_date": LAST_DAY})
-    _late_click(home, spark)
+    late_click(home)
     late_day = LAST_DAY - dt.timedelta(days=1)
     assert list(changed_days(home, [late_day, LAST_DAY])) == [late_day]
 
@@ -182,22 +182,10 @@ def test_a_changed_log_gives_a_new_release_and_keeps_the_old(market, first, tmp_
     assert states == {old: "standing", new: "rolled_back", refit.release: "current"}
 
 
-def _late_click(home, spark):
-    """One more click on the day before the last, delivered late."""
-    day = {"event_date": LAST_DAY - dt.timedelta(days=1)}
-    log = home.store.read(spark, "click_log", day)
-    event = log.where("action = 'impression'").orderBy("event_id").limit(1)
-    click = event.selectExpr(
-        "'late-1' event_id", "event_date", "event_time", "search_id", "session_id", "user", "query", "item_id",
-        "CAST(NULL AS INT) position", "'click' action",
-    )  # fmt: skip
-    sources.add_events(home, click, job="test")
-
-
 def test_a_failed_gate_names_rule_figure_and_limit_and_publishes_nothing(market, first, tmp_path, spark, monkeypatch):
     monkeypatch.setenv("DSIRM_GATES__LARGEST_BUCKET", "0.0001")
     home = copy_home(market, tmp_path / "home", spark)
-    _late_click(home, spark)
+    late_click(home)
     with pytest.raises(AuditFailed, match=r"gate largest_bucket: 0\.\d+, limit 0\.0001"):
         nightly.run(home)
     assert releases.current(home.store)["release"] == first

@@ -58,7 +58,14 @@ def test_every_problem_is_listed_at_once(tmp_path):
         ("[quantizer]\ncodebook_sizes = [8, 8, 8]", "reserved = 8 leaves no code of 8"),
         ("[quantizer]\ncodebook_sizes = [8, 8, 1048577]", "less than or equal to 1048576"),
         ("[generator]\nbatch = 10\naccumulation = 3", "does not divide"),
+        ("[stage_users]\nbatch = 10\naccumulation = 3", "stage_users: accumulation = 3 does not divide batch = 10"),
+        ("[stage_align]\nbatch = 10\naccumulation = 3", "stage_align: accumulation = 3 does not divide batch = 10"),
+        ('[generator]\nstages = ["items"]', "is not the beginning of items, queries, users, align"),
+        ('[generator]\nstages = ["queries", "items"]', "is not the beginning of items, queries, users, align"),
+        ('[generator]\nstages = ["items", "queries", "align"]', "each goes on from the one before"),
         ("[quantizer]\ntau = nan", "finite number"),
+        ("[recall]\nitems = 1001", "less than or equal to 1000"),
+        ("[recall]\nretrain_at = 5", "recall.retrain_at: Input should be less than or equal to 1"),
         ("[gates]\nitem_coverage = 1.5", "less than or equal to 1"),
         ("corpus = 3", "corpus: "),
     ],
@@ -146,3 +153,77 @@ def test_the_hash_follows_what_decides_results_alone(tmp_path):
 def test_the_user_key_is_not_shown():
     found = Settings.model_validate({"privacy": {"user_key": "very-secret"}})
     assert "very-secret" not in repr(found)
+
+
+def test_cqsid_is_a_profile_with_the_numbers_of_the_paper(tmp_path):
+    found = load_settings(tmp_path, "cqsid", environ={}).quantizer
+    assert found.codebook_sizes == (2048, 1024, 1024)
+    assert (found.contrast_on, found.tau, found.batch, found.ema_decay) == ("encoder", 0.1, 128, 0.99)
+    weights = (found.reconstruction_weight, found.commitment_weight, found.contrastive_weight)
+    assert weights == (1.0, 1.0, 0.001)
+    assert (found.unknown_level1, found.lone_items) == ("nearest", True)
+    assert (found.split_over, found.split_groups) == (50, 100)
+
+
+def test_settings_that_came_later_leave_older_names_as_they_were(tmp_path):
+    # These are hashes of releases made before the settings of CQ-SID existed.
+    assert load_settings(tmp_path, "demo", environ={}).config_hash() == "e88ecc29c18ab6c2"
+    assert "split_over" not in Settings().quantizer.content()
+    changed = {"DSIRM_QUANTIZER__SPLIT_OVER": "50"}
+    assert load_settings(tmp_path, environ=changed).quantizer.content()["split_over"] == 50
+    assert load_settings(tmp_path, environ=changed).config_hash() != load_settings(tmp_path, environ={}).config_hash()
+
+
+def test_a_stage_counts_only_where_the_generator_goes_through_it(tmp_path):
+    plain = load_settings(tmp_path, environ={})
+    unused = {"DSIRM_STAGE_USERS__LR": "0.5"}
+    assert load_settings(tmp_path, environ=unused).config_hash() == plain.config_hash()
+    staged = {"DSIRM_GENERATOR__STAGES": '["items", "queries", "users"]'}
+    hashes = {load_settings(tmp_path, environ=one).config_hash() for one in (staged, staged | unused)}
+    assert len(hashes | {plain.config_hash()}) == 3
+
+
+def test_the_stages_of_cqsid_are_the_papers(tmp_path):
+    found = load_settings(tmp_path, "cqsid", environ={})
+    assert found.generator.stages == ("items", "queries", "users", "align") and found.personal
+    numbers = [
+        (stage.batch, stage.lr, stage.steps)
+        for stage in (found.stage_items, found.stage_queries, found.stage_users, found.stage_align)
+    ]
+    assert numbers == [(128, 1e-4, 2000), (256, 4e-5, 2500), (64, 4e-5, 5000), (64, 1e-6, 1000)]
+    align = found.stage_align
+    assert (align.batch * align.group, align.experts, align.kl) == (512, 2, 1.0)
+
+
+def test_tables_of_recall_are_those_that_are_asked_for(tmp_path):
+    def tables(text):
+        (tmp_path / "dsirm.toml").write_text(text)
+        return load_settings(tmp_path, environ={}).recall_tables
+
+    users = '[generator]\nstages = ["items", "queries", "users"]\n'
+    assert tables("") == tables(users + "[recall]\nrequests = 5") == ()
+    for text in ("[recall]\nbeams = 2\nrequests = 5", users + "[recall]\nbeams = 2"):
+        assert tables(text) == ("recall_lists",)
+    assert tables(users + "[recall]\nbeams = 2\nrequests = 5") == ("request_sids", "recall_lists")
+
+
+def test_groups_that_the_third_index_cannot_count_are_refused(tmp_path):
+    environ = {"DSIRM_QUANTIZER__CODEBOOK_SIZES": "[16, 16, 65536]", "DSIRM_QUANTIZER__SPLIT_OVER": "50"}
+    with pytest.raises(DataError, match="split_groups = 100 times 65536 codes do not fit"):
+        load_settings(tmp_path, environ=environ)
+
+
+def test_recall_counts_in_names_only_where_it_is_asked_for(tmp_path):
+    def named(text, profile=None):
+        (tmp_path / "dsirm.toml").write_text(text)
+        return load_settings(tmp_path, profile, environ={})
+
+    # Names of releases made before there was recall.
+    for profile, before in ((None, "f0f424318d56f79e"), ("demo", "e88ecc29c18ab6c2"), ("dsirm", "9fffe7768c220180")):
+        assert named("", profile).config_hash() == before, profile
+    assert named("[recall]\nbeams = 0\nitems = 1000").config_hash() == named("").config_hash()
+    assert named("[recall]\nbeams = 20").config_hash() != named("[recall]\nbeams = 50").config_hash()
+    assert named("[recall]\nrequests = 5").config_hash() != named("").config_hash()
+    assert named("[recall]\nretrain_at = 0.2").config_hash() == named("").config_hash(), "advice decides no row"
+    assert (named("", "cqsid").recall.beams, named("", "cqsid").recall.requests) == (20, 20_000)
+    assert (named("").beams, named("[recall]\nbeams = 50").beams, named("[recall]\nbeams = 2").beams) == (5, 50, 5)

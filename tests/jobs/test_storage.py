@@ -115,6 +115,13 @@ def test_rows_that_break_the_contract_are_refused_and_nothing_changes(filled, en
     assert filled.last_commit("query_days").version == version
 
 
+def test_a_row_that_fits_one_column_of_its_partition_is_refused(store, engine):
+    rows = pa.table({"run_date": [ONE], "job": ["b"], "source": ["s"], "reason": ["r"], "row": ["{}"]})
+    with pytest.raises(ContractError, match="outside the partitions"):
+        store.target("quarantine", {"run_date": ONE, "job": "a"}).replace(engine(rows), job="x")
+    assert store.count("quarantine") == 0
+
+
 def test_null_is_refused_in_a_table_without_partitions_too(store, engine):
     users = pa.table({"user": [None, "a"], "gender": ["f", "f"], "age_band": ["x", "x"], "purchase_power": [3, 3]})
     users = users.cast(pa.schema([field.with_nullable(True) for field in TABLES["users"].arrow_schema()]))
@@ -147,6 +154,14 @@ def test_runs_of_different_partitions_both_commit(filled, engine):
     two.replace(engine(days(OTHER)), job="two")
     one.replace(engine(days((ONE, 9, "x", 1))), job="one")
     assert held(filled) == [(ONE, 9, "x", 1), OTHER]
+
+
+def test_a_run_that_watches_more_than_it_replaces_is_told_of_a_row_beside_it(filled, engine):
+    watching = filled.target("query_days", {"event_date": ONE}, watch={})
+    of(filled, TWO).replace(engine(days(OTHER)), job="theirs")
+    with pytest.raises(ConcurrentWrite):
+        watching.replace(engine(days(ROW_1)), job="mine")
+    assert held(filled) == [ROW_1, OTHER]
 
 
 @pytest.mark.parametrize(("first", "second"), [({}, {"job": "a"}), ({"job": "a"}, {}), ({"job": "a"}, {"job": "b"})])
@@ -311,6 +326,26 @@ def test_spark_delta_rs_polars_and_duckdb_read_the_same(store, spark):
     kinds = (pl.Int64, pl.Float64, pl.Boolean, pl.List(pl.Float32), pl.Datetime("us", "UTC"))
     named = ("item_hash", "price", "in_stock", "image_embedding", "updated_at")
     assert tuple(polars.schema[name] for name in named) == kinds
+
+
+@pytest.mark.slow
+def test_a_table_made_before_a_column_was_added_reads_with_nulls_and_gains_it_with_the_next_write(store, spark):
+    table, part = TABLES["sid_coverage"], {"release": "a"}
+    older = pa.schema([field for field in table.arrow_schema() if field.name != "traffic_withheld"])
+    row = {"release": "a", "slice": "all", "items": 3, "queries_withheld": 1}
+    deltalake.write_deltalake(store.path("sid_coverage"), pa.Table.from_pylist([row], older), partition_by=["release"])
+
+    def read():
+        by_spark = store.read(spark, "sid_coverage", part).toArrow().cast(table.arrow_schema())
+        assert by_spark.to_pylist() == store.read_arrow("sid_coverage", part).to_pylist()
+        return [(r["items"], r["traffic_withheld"]) for r in by_spark.to_pylist()]
+
+    assert read() == [(3, None)]
+    new = {**row, "release": "b", "traffic_withheld": 7}
+    rows = pa.Table.from_pylist([new], table.arrow_schema())
+    store.target("sid_coverage", {"release": "b"}).replace(spark.createDataFrame(rows), job="x")
+    assert read() == [(3, None)]
+    assert store.read_arrow("sid_coverage", {"release": "b"})["traffic_withheld"].to_pylist() == [7]
 
 
 def test_release_rows_follow_each_other(store):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from pyspark.errors import PythonException
 
-from pipelines.assign import assign_items, items_behind_sids
+from pipelines.assign import assign_items
 from schemas.sids import pack
 from schemas.tables import TABLES
 
@@ -17,12 +17,12 @@ CATALOG = [
 VECTORS = {100: [0.25, 2.0, 1.0], 101: [1.5, 3.0, 1.0], 102: [2.75, 1.0, 1.0], 555: [9.0, 9.0, 9.0]}
 
 
-def assign(vectors, level1):
-    """First code as told, else 7; the others from the vector; the norm says how wide it was."""
+def assign(vectors, level1, hashes):
+    """First code as told, else 7; the others from the vector; the norm says how wide it was, and by the hash."""
     first = np.where(level1 < 0, 7, level1)
     codes = np.stack([first, vectors[:, 0] * 4, vectors[:, 1]], axis=1).astype(np.int32)
     sids = codes[:, 0].astype(np.int64) << 40 | codes[:, 1].astype(np.int64) << 20 | codes[:, 2]
-    norms = np.full(len(vectors), vectors.shape[1], dtype=np.float32) + vectors[:, 0]
+    norms = np.full(len(vectors), vectors.shape[1], dtype=np.float32) + vectors[:, 0] + hashes * 100
     return codes, sids, norms, ["category" if code >= 0 else "reserved" for code in level1]
 
 
@@ -37,7 +37,8 @@ def test_items_get_what_the_function_gives_them(spark):
     wanted = [row for row in CATALOG if row[3] in VECTORS]
     level1 = np.array([CATEGORIES.get(row[2], -1) for row in wanted], dtype=np.int32)
     assert level1.tolist() == [0, 1, -1, -1], "unknown categories, and none, are the codebook's to place"
-    codes, sids, norms, chosen = assign(np.array([VECTORS[row[3]] for row in wanted], dtype=np.float32), level1)
+    vectors = np.array([VECTORS[row[3]] for row in wanted], dtype=np.float32)
+    codes, sids, norms, chosen = assign(vectors, level1, np.array([row[1] for row in wanted]))
     expected = [
         (row[0], row[1], codes[n].tolist(), int(sids[n]), float(norms[n]), chosen[n]) for n, row in enumerate(wanted)
     ]
@@ -78,15 +79,3 @@ def test_a_vector_that_cannot_be_placed_fails_the_job_and_says_why(spark, broken
     vectors = vectors.where("text_hash <> 101").unionByName(spark.createDataFrame([(101, broken)], vectors.schema))
     with pytest.raises(PythonException, match=f"ContractError: item_embeddings .*{says}"):
         assign_items(catalog, vectors, CATEGORIES, assign, width=3).collect()
-
-
-def test_items_of_a_sid_come_most_clicked_first_then_by_id(spark):
-    sids = spark.createDataFrame(
-        [("b", 2, 50), ("a", 1, 50), ("c", 3, 50), ("d", 4, 60), ("e", 5, 50)],
-        "item_id STRING, item_hash BIGINT, sid BIGINT",
-    )
-    pairs = spark.createDataFrame([(3, 1), (3, 4), (2, 5), (5, 9), (77, 99)], "item_hash BIGINT, clicks BIGINT")
-    found = {row["sid"]: (row["items"], row["size"]) for row in items_behind_sids(sids, pairs).collect()}
-    assert found == {50: (["e", "b", "c", "a"], 4), 60: (["d"], 1)}
-    unclicked = items_behind_sids(sids.repartition(7), pairs.limit(0)).collect()
-    assert {row["sid"]: row["items"] for row in unclicked} == {50: ["a", "b", "c", "e"], 60: ["d"]}

@@ -1,6 +1,7 @@
 """Daily counts summed over the window: weights, caps, splits and bands."""
 
 import datetime as dt
+import random
 from collections import defaultdict
 
 import pytest
@@ -8,7 +9,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
-from pipelines.corpus import COUNTS, band_of_traffic, build_corpus, colliding_hashes, split_of
+from pipelines.clicks import query_users
+from pipelines.corpus import COUNTS, band_of_traffic, build_corpus, colliding_hashes, enough_users, split_of
 from schemas.tables import TABLES
 
 # A call of Spark takes seconds, and shrinking makes hundreds.
@@ -70,7 +72,7 @@ def test_the_cap_keeps_the_strongest_and_reports_the_rest(spark):
     at_limit = [(3, item, 9, 1, 0, 0, 1, 0, 0) for item in (12, 13)]
     corpus = built(spark, [*over, *tied, *at_limit], max_items_per_query=2)
     kept = defaultdict(list)
-    for row in corpus.pairs.collect():
+    for row in rows(corpus.pairs):
         kept[row["query_id"]].append(row["item_hash"])
     assert kept == {1: [11, 13], 2: [10, 12], 3: [12, 13]}
     assert [tuple(row) for row in rows(corpus.trimmed)] == [(1, 10), (1, 12), (2, 13)]
@@ -130,7 +132,7 @@ PAIR_DAY = st.tuples(
 
 
 @pytest.mark.slow
-@settings(max_examples=4, phases=UNSHRUNK)
+@settings(max_examples=2, phases=UNSHRUNK)
 @given(st.lists(PAIR_DAY, min_size=40, max_size=120), st.randoms(use_true_random=False))
 def test_any_order_of_rows_gives_the_sums_done_by_hand(spark, days, draw):
     texts = [(query, f"q{query}", 1 + query, day) for query in range(1, 6) for day in range(3)]
@@ -152,3 +154,23 @@ def test_any_order_of_rows_gives_the_sums_done_by_hand(spark, days, draw):
 def test_hashes_that_stand_for_two_texts_are_found(spark):
     rows = spark.createDataFrame([(1, "a"), (1, "a"), (2, "b"), (2, "c")], "id BIGINT, text STRING")
     assert [tuple(row) for row in colliding_hashes(rows, "id", "text").collect()] == [(2, "b", "c")]
+
+
+@pytest.mark.slow
+def test_users_are_counted_from_below_and_add_up_over_days_by_or(spark):
+    draw, least = random.Random(1), 5
+    # 300 queries of 1 to 15 users, each of whom searches on some of three days; query 0 has searches without a user.
+    searches = [(DAY, 0, None)] * 50
+    for query in range(1, 301):
+        for user in range(1 + query // 20):
+            days = draw.sample(range(3), draw.randint(1, 3))
+            searches += [(DAY - dt.timedelta(days=day), query, user * 1000 + query % 7) for day in days]
+    events = spark.createDataFrame(searches, "event_date DATE, query_id BIGINT, user_hash BIGINT")
+    counted = query_users(events)
+    assert sorted(counted.columns) == sorted(TABLES["query_users"].names)
+    found = {row["query_id"] for row in enough_users(counted, least).collect()}
+    users = {query: 1 + query // 20 for query in range(1, 301)}
+    assert all(users[query] >= least for query in found)
+    missed = [query for query, count in users.items() if count >= 2 * least and query not in found]
+    assert len(missed) <= 3, "with twice the users, bits that coincide cost next to nothing"
+    assert {row["query_id"] for row in enough_users(counted, 1).collect()} == set(users)

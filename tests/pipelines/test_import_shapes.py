@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import json
 from datetime import date, datetime
 
 import pytest
@@ -226,3 +227,23 @@ def test_users_come_out_as_pseudonyms(spark):
             "another row has the same user",
         ]
     )
+
+
+def test_a_plan_does_not_show_the_key_of_the_pseudonyms(spark):
+    raw = spark.createDataFrame(
+        [("ann", "i", "click", "2026-01-31")], "user STRING, item_id STRING, action STRING, event_time STRING"
+    )
+    plan = shape_events(raw, zone="UTC", key=KEY).rows._jdf.queryExecution().toString().lower()
+    pads = [bytes(b ^ mask for b in KEY.encode().ljust(64, b"\0")).hex() for mask in (0x36, 0x5C)]
+    assert "sha2" in plan
+    assert not [pad for pad in pads if pad in plan]
+
+
+def test_refused_rows_know_a_person_by_pseudonym_alone_and_so_does_the_id_of_an_event(spark):
+    columns = "user STRING, item_id STRING, action STRING, event_time STRING"
+    raw = spark.createDataFrame([("ann", "", "click", "2026-01-31"), ("ann", "i", "click", "2026-01-31")], columns)
+    shaped, other = (shape_events(raw, zone="UTC", key=key) for key in (KEY, "another key"))
+    alias = hmac.new(KEY.encode(), b"ann", hashlib.sha256).hexdigest()[:32]
+    assert json.loads(shaped.refused.first().row)["user"] == alias
+    # Known by a plain hash of its content, an event would tell whether a guessed person is behind it.
+    assert shaped.rows.first().event_id != other.rows.first().event_id

@@ -10,7 +10,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
-from pipelines.prefix_match import match_prefixes, soft_ss, to_match
+import schemas.sids
+from pipelines.prefix_match import match_prefixes, soft_ss, to_match, without_group
 from schemas.sids import MAX_CODE, pack
 from schemas.tables import TABLES
 from schemas.text import text_hash
@@ -75,7 +76,7 @@ def worlds(draw):
 def test_features_equal_a_search_through_every_beam(spark, world):
     beams, items = world
     pairs = [(query, item) for query in range(1, 16) for item in range(10, 27)]
-    matched = match_prefixes(*frames(spark, pairs, beams, items), ss=SS).collect()
+    matched = match_prefixes(*frames(spark, pairs, beams, items), ss=SS, beams=5).collect()
     assert sorted(row["note"] for row in matched) == sorted(f"{q}-{i}" for q, i in pairs), "each pair once"
     for row in matched:
         expected = searched(row["query_id"], row["item_hash"], beams, items)
@@ -93,7 +94,9 @@ def test_by_hand(spark):
         ]
     }
     items = {10: (5, 6, 9), 11: (8, 1, 1), 12: (5, 6, 3)}
-    matched = match_prefixes(*frames(spark, [(1, 10), (1, 11), (1, 12), (1, 13), (2, 10)], beams, items), ss=SS)
+    matched = match_prefixes(
+        *frames(spark, [(1, 10), (1, 11), (1, 12), (1, 13), (2, 10)], beams, items), ss=SS, beams=5
+    )
     found = {row["note"]: tuple(row[name] for name in COLUMNS) for row in matched.collect()}
     # The third beam matches deepest; the prefix of length 1 has one probability whichever beam shows it.
     assert found["1-10"] == pytest.approx((2, 0.5, 3, 0.5, 0.125, 0.0, True, True), rel=1e-6)
@@ -106,7 +109,9 @@ def test_by_hand(spark):
 @pytest.mark.slow
 def test_the_map_of_depths_may_start_above_zero(spark):
     beams, items = {1: [((1, 1, 1), [-1.0, -1.0, -1.0])]}, {10: (1, 2, 3)}
-    matched = match_prefixes(*frames(spark, [(1, 10), (1, 11)], beams, items), ss=(0.1, 0.2, 0.3, 0.4)).collect()
+    matched = match_prefixes(
+        *frames(spark, [(1, 10), (1, 11)], beams, items), ss=(0.1, 0.2, 0.3, 0.4), beams=1
+    ).collect()
     assert {row["note"]: row["ss"] for row in matched} == {"1-10": 0.2, "1-11": 0.1}
 
 
@@ -152,7 +157,9 @@ def test_each_pair_of_the_corpus_or_of_the_judgments_comes_once(to_score):
 
 def test_native_arithmetic_alone_and_the_types_of_the_contract(spark, to_score):
     _, beams, items = frames(spark, [(1, 1)], {1: [((1, 1, 1), [-1.0, -1.0, -1.0])]}, {10: (1, 2, 3)})
-    features = match_prefixes(to_score, beams, items, ss=SS).withColumn("soft_ss", soft_ss(F.col("own_logps"), SS))
+    features = match_prefixes(to_score, beams, items, ss=SS, beams=5).withColumn(
+        "soft_ss", soft_ss(F.col("own_logps"), SS)
+    )
     with contextlib.redirect_stdout(io.StringIO()) as plan:
         features.explain(extended=True)
     assert "Join" in plan.getvalue()
@@ -164,3 +171,11 @@ def test_native_arithmetic_alone_and_the_types_of_the_contract(spark, to_score):
         n: contract[n] for n in made if n in contract
     }
     assert set(contract) - set(made) == {"release", "event_time", "created_time"}
+
+
+def test_a_group_of_a_split_cluster_is_taken_off_as_in_python(spark):
+    sids = [pack((5, 6, 7)), pack((5, 6, 7 + 99 * 1024)), pack((0, 0, 1023)), pack((1023, 0, 1024))]
+    rows = spark.createDataFrame([(sid,) for sid in sids], "sid BIGINT")
+    found = [row[0] for row in rows.select(without_group(F.col("sid"), 1024)).collect()]
+    assert found == [schemas.sids.without_group(sid, 1024) for sid in sids]
+    assert found[1] == sids[0]

@@ -1,0 +1,136 @@
+"""What the full benchmarks say of other sizes: growth exponents and a sizing table, put into docs/scaling.md.
+
+`python -m benchmarks.scaling` reads results/*-full.json and measures nothing. Of a Spark job measured at several sizes
+on c cores, the line through the least and the largest gives a fixed part a (starts, plans, commits) and a part b per
+row. Only b is divided among more cores: `T(n, C) = a + b n c / C`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.figures import RESULTS
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "scaling.md"
+BEGIN, END = "<!-- scaling: written by `python -m benchmarks.scaling` -->", "<!-- scaling: end -->"
+CORES = (1, 10, 100)
+SIZES = (8_000_000, 80_000_000, 800_000_000)
+ITEMS_PER_PAIR, QUERIES_PER_PAIR = 1 / 40, 1 / 20
+"""Of the prefix-match benchmark: 2M items and 4M queries behind 80M pairs."""
+
+
+class Measured(NamedTuple):
+    """One job on `cores` cores: (rows, seconds) of every size, ascending."""
+
+    cores: int
+    points: list[tuple[int, float]]
+    rows_a_pair: float = 1.0
+    """Rows that it reads for each pair of the window."""
+
+    @property
+    def line(self) -> tuple[float, float]:
+        """Fixed seconds and seconds a row, through the least and the largest size; of one size, nothing is fixed."""
+        (few, first), (many, last) = self.points[0], self.points[-1]
+        if few == many:
+            return 0.0, last / many
+        slope = (last - first) / (many - few)
+        return max(first - slope * few, 0.0), slope
+
+    @property
+    def exponent(self) -> float | None:
+        """Of growth, between the least and the largest size."""
+        (few, first), (many, last) = self.points[0], self.points[-1]
+        return None if few == many else math.log(last / first) / math.log(many / few)
+
+    def seconds(self, rows: float, cores: int) -> float:
+        """Expected of so many rows on so many cores."""
+        fixed, each = self.line
+        return fixed + each * rows * self.cores / cores
+
+
+def measured(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Measured]:
+    """What the results of the full size say of each job; `found` by the name of the benchmark."""
+    jobs = {}
+    if corpus := found.get("corpus"):
+        points = [(int(size["pairs"]), float(size["seconds"])) for size in corpus["facts"]["sizes"]]
+        jobs["corpus, full rebuild of 30 days"] = Measured(corpus["machine"]["cores"], points)
+    if match := found.get("prefix_match"):
+        points = [(int(size["pairs"]), float(size["seconds"])) for size in match["facts"]["sizes"]]
+        jobs["prefix match, five beams"] = Measured(match["machine"]["cores"], points)
+    if encode := found.get("encode"):
+        rate = _figure(encode, "titles encoded by the Spark job")["ours"]
+        jobs["titles and queries to vectors (first time)"] = Measured(
+            encode["machine"]["cores"], [(1, 1 / rate)], ITEMS_PER_PAIR + QUERIES_PER_PAIR
+        )
+    if assign := found.get("assign"):
+        seconds, rows = _figure(assign, "Spark job from stored vectors")["ours"], assign["facts"]["job_rows"]
+        jobs["SIDs of all items"] = Measured(assign["machine"]["cores"], [(rows, seconds)], ITEMS_PER_PAIR)
+    return jobs
+
+
+def _figure(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    return next(row for row in body["figures"] if row["name"] == name)
+
+
+def tables(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Growth of each job, and what it takes at other sizes and on other clusters, as Markdown."""
+    jobs = measured(found)
+    lines = ["| job | measured | fixed | per million rows, one core | exponent |", "|---|---|---|---|---|"]
+    for name, job in jobs.items():
+        fixed, each = job.line
+        at = ", ".join(f"{rows:,}: {seconds:,.0f} s" for rows, seconds in job.points if rows > 1) or "one rate"
+        exponent = "" if job.exponent is None else f"{job.exponent:.2f}"
+        lines.append(f"| {name} | {at} | {fixed:.0f} s | {each * job.cores * 1e6:.0f} s | {exponent} |")
+    lines += ["", "| pairs | job | " + " | ".join(f"{cores} Spark core{'s' * (cores > 1)}" for cores in CORES) + " |"]
+    lines.append("|---|---|" + "---|" * len(CORES))
+    for pairs in SIZES:
+        for name, job in jobs.items():
+            cells = " | ".join(_clock(job.seconds(pairs * job.rows_a_pair, cores)) for cores in CORES)
+            lines.append(f"| {pairs // 1_000_000}M | {name} | {cells} |")
+    return "\n".join(lines)
+
+
+# One GPU, on paper: none was at hand. Arithmetic of each job, at a share of the peak that such jobs reach.
+GPU_FLOPS = 400e12
+"""40 % of an H100's dense bf16."""
+LM = 0.44e9
+"""Weights of Qwen3-0.6B without its embeddings: two operations each for a token read, six for one learned."""
+GPU_JOBS = {
+    "fine-tune the generator, 32 tokens a pair": (1.0, 6 * LM * 32),
+    "SIDs of queries, 20 tokens, 5 beams": (QUERIES_PER_PAIR, 2 * LM * (20 + 2 * 5)),
+}
+"""Rows for each pair of the window, and operations a row."""
+
+
+def gpu_table() -> str:
+    """What the generator would take on one GPU, as Markdown."""
+    lines = ["| pairs | job | operations a row | rows/s | one GPU, on paper |", "|---|---|---|---|---|"]
+    for pairs in SIZES:
+        for name, (share, operations) in GPU_JOBS.items():
+            rate = GPU_FLOPS / operations
+            took = _clock(pairs * share / rate)
+            lines.append(f"| {pairs // 1_000_000}M | {name} | {operations / 1e9:.0f}G | {rate:,.0f} | {took} |")
+    return "\n".join(lines)
+
+
+def _clock(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def main() -> None:
+    """Renew the page."""
+    files = {path.stem.removesuffix("-full"): path for path in sorted(RESULTS.glob("*-full.json"))}
+    found = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items()}
+    text = PAGE.read_text(encoding="utf-8")
+    head, rest = text.split(BEGIN)
+    PAGE.write_text(f"{head}{BEGIN}\n{tables(found)}\n\n{gpu_table()}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""The searches of known users in the window: what the personal stages of a generator's training learn from, and the
+requests that are asked most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from jobs import planned
+from jobs.aggregate_day import planned_days
+from jobs.arrays import find
+from jobs.errors import DataError
+from jobs.generators import query_inputs, release_sids, sid_of
+from jobs.home import Home
+from jobs.plan import Plan
+from jobs.requests import RequestInputs, UserFields, named, request_inputs
+
+MOST = 300_000
+"""Requests that are learned from at most, drawn by lot: more than the paper's steps visit."""
+NAMELESS = 0.1
+"""Share of requests whose user is left out, so that queries alone (`query_sids`) stay as good as they were."""
+
+
+class Searches(NamedTuple):
+    """Q requests and E entries, an item that a request showed or led to; no query of the test split is among them."""
+
+    inputs: RequestInputs
+    """Q requests."""
+    request: NDArray[np.int64]
+    """(E,) the entry's request."""
+    sids: NDArray[np.int64]
+    """(E,) of the entry's item."""
+    acted: NDArray[np.bool_]
+    """(E,) clicked or bought; else only shown."""
+    train: NDArray[np.bool_]
+    """(E,) False: of a query that chooses among checkpoints."""
+    existing: NDArray[np.int64]
+    """Every SID of the release, ascending."""
+
+
+def load_searches(home: Home, plan: Plan, fields: UserFields, *, acted_only: bool) -> Searches:
+    """Requests of the plan's window whose query is in its corpus: those that few users ask are not, where the rule on
+    rare queries withholds them.
+
+    Args:
+        home: reads user_searches and queries, and what `request_inputs` reads.
+        plan: the release's.
+        fields: what the generator knows of users.
+        acted_only: leave out items that were only shown, and requests that led to nothing.
+
+    Raises:
+        DataError: user_searches was not computed for this plan, or holds nothing to learn from.
+    """
+    queries = planned.read_arrow(home, plan, "queries", ["query_id", "query", "split"])
+    inputs = query_inputs(home, plan, queries)
+    hashes, known, existing = release_sids(home.store, plan.release, plan.codebook_version)
+    learned = queries.filter(pc.not_equal(queries["split"], "test"))["query_id"]
+    rows = _read(home, plan, learned, acted_only)
+    names, user = named(rows["user"])
+    own = sid_of(hashes, known, rows["item_hash"].to_numpy())
+    usable = (own >= 0) & (user >= 0)
+    if not usable.any():
+        raise DataError(
+            f"No search of a known user in the window of {plan.as_of_date} can be learned from. Does the log name "
+            'users? Without them set generator.stages = ["items", "queries"].'
+        )
+    query = find(inputs.ids, rows["query_id"].to_numpy())
+    day = rows["event_date"].cast(pa.int32()).to_numpy().astype(np.int64)
+    # Requests in an order of their own, whatever the order of rows: by day, user and query.
+    columns = np.stack([day, user, query])[:, usable]
+    distinct, request = np.unique(columns, axis=1, return_inverse=True)
+    rng = np.random.default_rng(home.settings.generator.seed)
+    drawn = np.sort(rng.permutation(distinct.shape[1])[:MOST])
+    day, user, query = distinct[:, drawn]
+    user = np.where(rng.random(len(drawn)) < NAMELESS, len(names), user)
+    asked = pa.table(
+        {
+            "query_id": inputs.ids[query],
+            "user": pa.array([*names, ""], pa.string()).take(pa.array(user)),
+            "event_date": pa.array(day.astype(np.int32)).cast(pa.date32()),
+        }
+    )
+    place = find(drawn, request)
+    kept = place >= 0
+    held_out = queries.filter(pc.equal(queries["split"], "valid"))["query_id"].to_numpy()
+    acted = (rows["clicks"].to_numpy() + rows["purchases"].to_numpy() > 0)[usable][kept]
+    train = ~np.isin(inputs.ids[query], held_out)[place[kept]]
+    if not train.any():
+        raise DataError(f"Every search of a known user in the window of {plan.as_of_date} is of a held-out query.")
+    return Searches(
+        request_inputs(home, plan, inputs, asked, fields), place[kept], own[usable][kept], acted, train, existing
+    )
+
+
+def most_searched(home: Home, plan: Plan, queries: pa.ChunkedArray, most: int) -> pa.Table:
+    """query_id, user: what was searched most in the plan's window, the most searched first, `most` rows at most.
+
+    The log is kept by item, so a day's searches of a request are counted as often as the item that it showed most was
+    shown, once at least. Ties: the latest day, then the lowest query hash, then the lowest pseudonym.
+
+    Args:
+        home: reads user_searches.
+        plan: the release's.
+        queries: ids of the queries that count.
+        most: rows, at most.
+
+    Raises:
+        DataError: user_searches was not computed for this plan.
+    """
+    key = ["query_id", "user"]
+    found = None
+    for day in _days(home, plan, queries, ["event_date", *key, "impressions"]):
+        one = day.group_by([*key, "event_date"]).aggregate([("impressions", "max")])
+        searches = pc.max_element_wise(one["impressions_max"], 1)
+        one = one.select([*key, "event_date"]).append_column("searches", searches)
+        # Day after day, so that requests are held once however many days there are.
+        several = one if found is None else pa.concat_tables([found, one], promote_options="default")
+        summed = several.group_by(key).aggregate([("event_date", "max"), ("searches", "sum")])
+        found = summed.rename_columns([name.removesuffix("_max").removesuffix("_sum") for name in summed.column_names])
+    assert found is not None, "a plan has a day"
+    order = [("searches", "descending"), ("event_date", "descending"), *[(name, "ascending") for name in key]]
+    return found.sort_by(order).select(key).slice(0, most)
+
+
+def _read(home: Home, plan: Plan, queries: pa.ChunkedArray, acted_only: bool) -> pa.Table:
+    columns = ["event_date", "user", "query_id", "item_hash", "clicks", "purchases"]
+    days = _days(home, plan, queries, columns)
+    if not acted_only:
+        return pa.concat_tables(days)
+    return pa.concat_tables(day.filter(pc.greater(pc.add(day["clicks"], day["purchases"]), 0)) for day in days)
+
+
+def _days(home: Home, plan: Plan, queries: pa.ChunkedArray, columns: list[str]) -> Iterator[pa.Table]:
+    """Rows of the window's user_searches of some queries, a day at a time, so that only those are ever held."""
+    days, counted = planned_days(home, plan)
+    for day, (part, memo) in zip(days, counted.items(), strict=True):
+        read = home.store.read_arrow("user_searches", day, columns=columns, memo={part: memo})
+        yield read.filter(pc.is_in(read["query_id"], value_set=queries))

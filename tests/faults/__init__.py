@@ -1,0 +1,1 @@
+"""Faults, races and what they leave: see `docs/reliability.md`."""

@@ -1,0 +1,48 @@
+"""A night of CQ-SID on a small marketplace, made once for all tests of this room that read one."""
+
+import pytest
+
+from jobs import nightly
+from tests.marketplace import SETTINGS, copy_home
+
+CQ_SID = (
+    SETTINGS.replace("reserved = 2", 'reserved = 0\nunknown_level1 = "nearest"')
+    .replace(
+        "max_steps = 60",
+        """max_steps = 60
+contrast_on = "encoder"
+lone_items = true
+tau = 0.1
+contrastive_weight = 0.001
+reconstruction_weight = 1.0
+split_over = 2
+split_groups = 4""",
+    )
+    .replace("[ranker]", "[recall]\nbeams = 6\nitems = 25\nrequests = 30\n\n[ranker]")
+    .replace(
+        "epochs = 2",
+        'stages = ["items", "queries", "users", "align"]',
+    )
+    + """
+[stage_items]
+epochs = 1
+[stage_queries]
+epochs = 2
+[stage_users]
+epochs = 1
+[stage_align]
+steps = 3
+batch = 16
+lr = 1e-4
+"""
+)
+
+
+@pytest.fixture(scope="package")
+def night(marketplace, tmp_path_factory, spark):
+    root = tmp_path_factory.mktemp("cqsid") / "home"
+    copy_home(marketplace, root)
+    (root / "dsirm.toml").write_text(CQ_SID)
+    home = type(marketplace)(root)
+    home.__dict__["spark"] = spark
+    return home, nightly.run(home)
