@@ -16,8 +16,9 @@ DEMO_HOME ?= .demo
 demo: $(READY)
 	$(BIN)/dsirm demo --home $(DEMO_HOME)
 
+# Two processes, each with a Spark session: one leaves half of two cores idle.
 test: $(READY) lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 test-quick: $(READY)
 	$(BIN)/python -m pytest -m "not slow"

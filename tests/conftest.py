@@ -36,6 +36,16 @@ settings.register_profile("nightly", deadline=None, max_examples=10_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """What shares an expensive fixture stays in one process: a file, all faults, what reads CQ-SID's night."""
+    nights = {item.path for item in items if "cqsid_night" in getattr(item, "fixturenames", ())}
+    for item in items:
+        room = item.path.parent.name
+        group = "cqsid" if item.path in nights else "faults" if room == "faults" else f"{room}/{item.path.name}"
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch):
     for name in [name for name in os.environ if name.startswith("DSIRM_")]:

@@ -39,7 +39,7 @@ lr = 1e-4
 
 
 @pytest.fixture(scope="package")
-def night(marketplace, tmp_path_factory, spark):
+def cqsid_night(marketplace, tmp_path_factory, spark):
     root = tmp_path_factory.mktemp("cqsid") / "home"
     copy_home(marketplace, root)
     (root / "dsirm.toml").write_text(CQ_SID)

@@ -25,8 +25,8 @@ pytestmark = pytest.mark.slow
 THIRD = 16
 
 
-def test_large_clusters_are_split_and_the_groups_are_those_of_the_codebook(night):
-    home, plan = night
+def test_large_clusters_are_split_and_the_groups_are_those_of_the_codebook(cqsid_night):
+    home, plan = cqsid_night
     model = TrainedQuantizer.load(home.artifact("quantizer", plan.codebook_version))
     split = dict(zip(*map(np.ndarray.tolist, model.groups), strict=True))
     assert split and set(split.values()) <= {2, 3, 4}
@@ -39,16 +39,16 @@ def test_large_clusters_are_split_and_the_groups_are_those_of_the_codebook(night
         assert row["codes"][2] == row["sid"] & MAX_CODE
 
 
-def test_queries_get_sids_that_the_codebook_holds(night):
-    home, plan = night
+def test_queries_get_sids_that_the_codebook_holds(cqsid_night):
+    home, plan = cqsid_night
     _, _, existing = release_sids(home.store, plan.release, plan.codebook_version)
     queries = home.store.read_arrow("query_sids")["sid"].to_numpy()
     assert len(queries) and np.isin(queries, existing).all()
     assert (queries & MAX_CODE).max() < THIRD
 
 
-def test_an_item_in_a_group_matches_to_the_full_depth(night):
-    home, _ = night
+def test_an_item_in_a_group_matches_to_the_full_depth(cqsid_night):
+    home, _ = cqsid_night
     items = {row["item_id"]: row["sid"] for row in home.store.read_arrow("item_sids").to_pylist()}
     features = home.store.read_arrow("prefix_match_features").to_pylist()
     full = [row for row in features if row["depth"] == 3 and items[row["item_id"]] & MAX_CODE >= THIRD]
@@ -59,14 +59,14 @@ def test_an_item_in_a_group_matches_to_the_full_depth(night):
     assert explain(home, "a query that nobody typed")["beams"]
 
 
-def test_use_of_the_codes_counts_codes_not_groups(night):
-    home, _ = night
+def test_use_of_the_codes_counts_codes_not_groups(cqsid_night):
+    home, _ = cqsid_night
     slices = {row["slice"]: row for row in views.coverage(home)["slices"]}
     assert 0 < slices["level=3"]["utilisation"] <= 1
 
 
-def test_the_stages_ran_in_order_and_their_models_stay(night):
-    home, plan = night
+def test_the_stages_ran_in_order_and_their_models_stay(cqsid_night):
+    home, plan = cqsid_night
     assert load_plan(home, plan.release) == plan
     final = load_generator(home.artifact("generator", plan.generator_version))
     assert final.meta["stages"] == plan.stages
@@ -80,8 +80,8 @@ def test_the_stages_ran_in_order_and_their_models_stay(night):
     assert {path.name for path in (home.root / "artifacts/generator").iterdir()} == set(plan.stages.values())
 
 
-def test_searches_are_kept_by_user_and_profiles_hold_no_day_after_theirs(night):
-    home, plan = night
+def test_searches_are_kept_by_user_and_profiles_hold_no_day_after_theirs(cqsid_night):
+    home, plan = cqsid_night
     log = home.store.read_arrow("click_log").to_pylist()
     searches = home.store.read_arrow("user_searches").to_pylist()
     assert {row["user"] for row in searches} <= {row["user"] for row in log}
@@ -93,12 +93,12 @@ def test_searches_are_kept_by_user_and_profiles_hold_no_day_after_theirs(night):
     assert all(row["days"] == sorted(row["days"], reverse=True) for row in profiles)
 
 
-def test_a_person_who_asks_is_forgotten_and_a_late_click_counted(night, tmp_path, spark):
-    home = copy_home(night[0], tmp_path / "home", spark)
+def test_a_person_who_asks_is_forgotten_and_a_late_click_counted(cqsid_night, tmp_path, spark):
+    home = copy_home(cqsid_night[0], tmp_path / "home", spark)
     # One with lists of their own, in a pinned release.
     users = [set(home.store.read_arrow(name)["user"].to_pylist()) for name in ("user_profiles", "recall_lists")]
     person = max(set.intersection(*users))
-    releases.pin(home.store, night[1].release)
+    releases.pin(home.store, cqsid_night[1].release)
     carry = ("user_searches", "user_profiles", "request_sids", "recall_lists")
     others = {name: home.store.count(name) for name in carry}
     told = forget.run(home, known_as=person)["rows"]
@@ -110,11 +110,11 @@ def test_a_person_who_asks_is_forgotten_and_a_late_click_counted(night, tmp_path
         assert not path.is_file() or person.encode() not in path.read_bytes(), path
     late_click(home)
     plan = make_plan(home)
-    assert plan.release != night[1].release
+    assert plan.release != cqsid_night[1].release
     aggregate_day.run(home, [dt.date.fromisoformat(day) for day in plan.days], plan.versions["click_log"])
     build_corpus.run(home, plan)
     profile_users.run(home, plan)
     made = rows(home, "user_profiles")
-    assert made != rows(night[0], "user_profiles")
+    assert made != rows(cqsid_night[0], "user_profiles")
     profile_users.run(home, plan)
     assert rows(home, "user_profiles") == made

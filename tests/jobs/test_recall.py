@@ -36,9 +36,9 @@ THIRD = 16  # codes of the last level
 
 
 @pytest.fixture
-def changed(night, tmp_path, spark):
+def changed(cqsid_night, tmp_path, spark):
     """A copy of the home, to be spoilt."""
-    return copy_home(night[0], tmp_path / "home", spark)
+    return copy_home(cqsid_night[0], tmp_path / "home", spark)
 
 
 def every_list(home):
@@ -58,8 +58,8 @@ def texts(home):
     return {row["query_id"]: row["query"] for row in home.store.read_arrow("queries").to_pylist()}
 
 
-def test_lists_hold_items_in_stock_behind_sids_that_the_codebook_holds_none_twice(night):
-    home, plan = night
+def test_lists_hold_items_in_stock_behind_sids_that_the_codebook_holds_none_twice(cqsid_night):
+    home, plan = cqsid_night
     _, _, existing = release_sids(home.store, plan.release, plan.codebook_version)
     sizes = TrainedQuantizer.load(home.artifact("quantizer", plan.codebook_version)).config.codebook_sizes
     own = {row["item_id"]: row["sid"] for row in home.store.read_arrow("item_sids").to_pylist()}
@@ -88,8 +88,8 @@ def test_lists_hold_items_in_stock_behind_sids_that_the_codebook_holds_none_twic
     assert views.summary(home)["rows"]["recall_lists"] == counts["recalled"]
 
 
-def test_recall_of_a_query_is_its_published_list(night):
-    home, _ = night
+def test_recall_of_a_query_is_its_published_list(cqsid_night):
+    home, _ = cqsid_night
     queries = texts(home)
     for query_id, listed in list(lists(home).items())[:20]:
         if query_id not in queries:
@@ -102,10 +102,10 @@ def test_recall_of_a_query_is_its_published_list(night):
         assert json.dumps(told, allow_nan=False)
 
 
-def test_recall_of_a_query_that_nobody_typed_and_of_more_beams_than_published(night, capsys):
+def test_recall_of_a_query_that_nobody_typed_and_of_more_beams_than_published(cqsid_night, capsys):
     from jobs.printing import recalled
 
-    home, plan = night
+    home, plan = cqsid_night
     unseen = recall(home, "a query that nobody typed", user="somebody", beams=12)
     assert unseen["source"] == "predicted now"
     assert len(unseen["beams"]) == 12
@@ -122,8 +122,8 @@ def test_recall_of_a_query_that_nobody_typed_and_of_more_beams_than_published(ni
         recall(home, "!?")
 
 
-def test_recall_for_a_known_user_is_that_users_own_and_for_any_other_everybodys(night):
-    home, plan = night
+def test_recall_for_a_known_user_is_that_users_own_and_for_any_other_everybodys(cqsid_night):
+    home, plan = cqsid_night
     _, _, existing = release_sids(home.store, plan.release, plan.codebook_version)
     query = min(texts(home).values())
     everybody = recall(home, query, beams=6)
@@ -137,8 +137,8 @@ def test_recall_for_a_known_user_is_that_users_own_and_for_any_other_everybodys(
     assert len(probabilities) > 1, "who asks makes a difference"
 
 
-def test_the_published_list_of_a_user_and_a_query_is_what_is_predicted_for_them_now(night):
-    home, plan = night
+def test_the_published_list_of_a_user_and_a_query_is_what_is_predicted_for_them_now(cqsid_night):
+    home, plan = cqsid_night
     of, queries = serving(home), texts(home)
     requests = {}
     for row in sorted(scan_release(home.root, "request_sids").to_pylist(), key=lambda row: row["rank"]):
@@ -192,8 +192,8 @@ def test_a_query_whose_sids_hold_nothing_in_stock_recalls_nothing_and_says_so(ch
     assert "no item behind these SIDs is in stock" in capsys.readouterr().out
 
 
-def test_sids_of_another_codebook_are_refused_not_recalled(changed, night):
-    _, plan = night
+def test_sids_of_another_codebook_are_refused_not_recalled(changed, cqsid_night):
+    _, plan = cqsid_night
     of = serving(changed)
     queries = encoded(changed, of, ["running shoes"])
     with pytest.raises(DataError, match=r"learned the SIDs of .* only make sense together"):
@@ -208,8 +208,8 @@ def test_sids_of_another_codebook_are_refused_not_recalled(changed, night):
     assert not changed.store.exists("recall_lists")
 
 
-def test_an_item_of_a_category_that_came_after_training_is_attached_and_recalled(changed, night):
-    _, plan = night
+def test_an_item_of_a_category_that_came_after_training_is_attached_and_recalled(changed, cqsid_night):
+    _, plan = cqsid_night
     item = min(row["item_id"] for listed in lists(changed).values() for row in listed)
     change_catalogue(changed, category={item: "a category of tomorrow"})
     next_plan = make_plan(changed)
@@ -231,10 +231,10 @@ def scan(home, table, plan):
     return home.store.read_arrow(table, {"release": plan.release}).to_pylist()
 
 
-def test_evaluation_on_the_test_split(night, capsys):
+def test_evaluation_on_the_test_split(cqsid_night, capsys):
     from jobs.printing import recall_metrics
 
-    home, plan = night
+    home, plan = cqsid_night
     told = evaluate_recall.run(home, plan)
     assert told["targets"]["source"] == "test split"
     test = {row["query_id"] for row in home.store.read_arrow("queries").to_pylist() if row["split"] == "test"}
@@ -264,10 +264,10 @@ def test_evaluation_on_the_test_split(night, capsys):
     assert "clk@1000items" in capsys.readouterr().out
 
 
-def test_evaluation_on_the_days_after(changed, night):
+def test_evaluation_on_the_days_after(changed, cqsid_night):
     from pyspark.sql import functions as F
 
-    _, plan = night
+    _, plan = cqsid_night
     log = changed.store.read(changed.spark, "click_log", {"event_date": LAST_DAY})
     tomorrow = log.withColumns(
         {

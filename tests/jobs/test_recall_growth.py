@@ -108,12 +108,12 @@ def test_where_nothing_is_new_it_says_so(tmp_path, capsys, trained, new, says):
 
 
 @pytest.mark.slow
-def test_a_second_night_attaches_new_items_and_keeps_the_generator(night, tmp_path, spark):
+def test_a_second_night_attaches_new_items_and_keeps_the_generator(cqsid_night, tmp_path, spark):
     from pyspark.sql import functions as F
 
     from pipelines.columns import hashed
 
-    home, first = copy_home(night[0], tmp_path / "home", spark), night[1]
+    home, first = copy_home(cqsid_night[0], tmp_path / "home", spark), cqsid_night[1]
     # Of the most clicked items there is one more each; the day after, it is what people click.
     clicked = home.store.read(spark, "pair_days").groupBy("item_hash").agg(F.sum("clicks").alias("n"))
     doubled = clicked.orderBy(F.desc("n"), "item_hash").limit(20).select("item_hash")
