@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from jobs.files import write_json
-from jobs.home import code_revision
+from jobs.revision import code_revision
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -26,34 +26,38 @@ QUERIES = {"small": 8, "full": 128}
 SIDS = {"small": 200_000, "full": 1_100_000}
 MASKED_SIDS, MASKED_BEAMS = 1_100_000, 400
 WORDS = [f"w{number}" for number in range(500)]
+PROMPT = "Query {query} Answer"
 
 
 def main(size: str) -> None:
     """Measure and save."""
-    figures = [_decoding(size), _mask()]
+    figures = [decoding(torch.device("cpu"), queries=QUERIES[size], sids=SIDS[size]), _mask()]
     facts = {"beams": BEAMS, "prompt_tokens": PROMPT_TOKENS, "threads": torch.get_num_threads()}
     save("generate", size, figures, facts)
 
 
-def _sids(count: int) -> NDArray[np.int64]:
+def random_sids(count: int) -> NDArray[np.int64]:
+    """Some packed SIDs, with repetition."""
     rng = np.random.default_rng(1)
     codes = [rng.integers(size, size=count, dtype=np.int64) for size in SIZES]
     return codes[0] << 2 * BITS | codes[1] << BITS | codes[2]
 
 
 @torch.no_grad()
-def _decoding(size: str) -> Figure:
-    sids = np.unique(_sids(SIDS[size]))
-    index = SidIndex(sids)
+def decoding(device: torch.device, *, queries: int, sids: int) -> Figure:
+    """Our beams against Hugging Face's, of a small causal LM in float32; refuses results that differ."""
+    packed = np.unique(random_sids(sids))
+    index = SidIndex(packed).to(device)
     rng = np.random.default_rng(2)
-    texts = [" ".join(rng.choice(WORDS, PROMPT_TOKENS)) for _ in range(QUERIES[size])]
+    texts = [" ".join(rng.choice(WORDS, PROMPT_TOKENS)) for _ in range(queries)]
     with tempfile.TemporaryDirectory() as folder:
         generator = _generator(Path(folder))
+    generator.model.to(device)
     ids, mask = generator.read_prompts(texts)
     assert ids.shape[1] == PROMPT_TOKENS, ids.shape
     children: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for depth, first in enumerate(generator.first_ids):
-        for key in np.unique(sids >> BITS * (2 - depth)):
+        for key in np.unique(packed >> BITS * (2 - depth)):
             codes = [int(key) >> BITS * at & MAX_CODE for at in range(depth, -1, -1)]
             children[tuple(codes[:-1])].append(first + codes[-1])
 
@@ -86,10 +90,11 @@ def _decoding(size: str) -> Figure:
 
 def _same(ours: Any, theirs: list[Any], first_ids: tuple[int, ...], index: SidIndex) -> float:
     """Share of places with the same SID; refuses a difference that is no tie, and a SID that does not exist."""
-    sids = torch.cat([part.sequences[:, -3:] for part in theirs]) - torch.tensor(first_ids)
+    sids = torch.cat([part.sequences[:, -3:] for part in theirs]).cpu() - torch.tensor(first_ids)
     packed = torch.tensor([pack(codes) for codes in sids.tolist()]).view(-1, BEAMS)
-    scores = torch.cat([part.sequences_scores for part in theirs]).view(-1, BEAMS) * 3
+    scores = torch.cat([part.sequences_scores for part in theirs]).cpu().view(-1, BEAMS) * 3
     mine, logps = torch.as_tensor(ours.sids), torch.as_tensor(ours.logps)
+    index = index.to("cpu")
     assert bool(index.contains(mine).all()) and bool(index.contains(packed).all())
     equal = mine == packed
     gap = (logps.sum(dim=-1) - scores).abs()
@@ -98,7 +103,18 @@ def _same(ours: Any, theirs: list[Any], first_ids: tuple[int, ...], index: SidIn
 
 
 def _generator(folder: Path) -> CausalLMGenerator:
-    """Four layers, 256 wide, random weights; words and the words of the prompt are one token each."""
+    """Four layers, 256 wide, random weights."""
+    save_base(
+        folder, rows=len(WORDS) + 3, hidden_size=256, intermediate_size=768, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=64,
+    )  # fmt: skip
+    made = create_causal_lm(folder, codebook_sizes=SIZES, lora=None, prompt=PROMPT, max_query_tokens=PROMPT_TOKENS - 2)
+    made.model.eval()
+    return made
+
+
+def save_base(folder: Path, *, rows: int, **shape: int) -> None:
+    """A Qwen3 of any shape, random weights in float32; words and the words of the prompt are one token each."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
@@ -107,22 +123,14 @@ def _generator(folder: Path) -> CausalLMGenerator:
     plain.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=plain, unk_token="<unk>").save_pretrained(folder)
     torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=len(vocabulary), hidden_size=256, intermediate_size=768, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=64, max_position_embeddings=256, tie_word_embeddings=True,
-    )  # fmt: skip
+    config = Qwen3Config(vocab_size=rows, max_position_embeddings=256, tie_word_embeddings=True, **shape)
     Qwen3ForCausalLM(config).save_pretrained(folder)
-    made = create_causal_lm(
-        folder, codebook_sizes=SIZES, lora=None, prompt="Query {query} Answer", max_query_tokens=PROMPT_TOKENS - 2
-    )
-    made.model.eval()
-    return made
 
 
 @torch.no_grad()
 def _mask() -> Figure:
     """Which of 512 codes may follow each of 400 prefixes, from sorted packed keys and from a dictionary of prefixes."""
-    sids = np.unique(_sids(MASKED_SIDS))
+    sids = np.unique(random_sids(MASKED_SIDS))
     index = SidIndex(sids)
     prefixes = np.unique(sids >> BITS)
     children = {int(key): [] for key in prefixes}

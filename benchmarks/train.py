@@ -17,29 +17,38 @@ from dsirm_models.quantizer_data import Batch, PairData, Resident, batch_order
 from dsirm_models.quantizer_loss import fastest_loss
 from dsirm_models.quantizer_model import QuantizerConfig, QuantizerModel
 
-WIDTH, BATCH, MAPPED = 768, 1024, 200
+WIDTH, HIDDEN, DIM = 768, 256, 64
+BATCH, MAPPED = 1024, 200
 Loss = Callable[[Batch], Tensor]
 STEPS = {"small": 12, "full": 200}
 
 
 def main(size: str) -> None:
     """Measure and save."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    steps = STEPS[size]
+    shape = [WIDTH, HIDDEN, DIM]
+    facts = {"shape": shape, "batch": BATCH, "device": "cpu", "threads": torch.get_num_threads()}
+    rounds = 3 if size == "small" else 5
+    save("train", size, steps_of(torch.device("cpu"), batch=BATCH, steps=STEPS[size], rounds=rounds), facts)
+
+
+def steps_of(device: torch.device, *, batch: int, steps: int, rounds: int) -> list[Figure]:
+    """Our step against the same without a quantizer, and with another library's, on data that is resident."""
     config = QuantizerConfig(
-        dim=64, hidden=256, codebook_sizes=(216, 512, 512), mapped_categories=MAPPED, batch_size=BATCH, max_steps=steps
-    )
-    data = _pairs(queries=20_000, items=20_000, pairs=steps * BATCH)
+        dim=DIM, hidden=HIDDEN, codebook_sizes=(216, 512, 512), mapped_categories=MAPPED, batch_size=batch,
+        max_steps=steps,
+    )  # fmt: skip
+    pairs = steps * batch
+    data = _pairs(queries=20_000, items=20_000, pairs=pairs)
     resident = Resident(data, config, device)
     rows = [rows for _, rows in batch_order(data, config, start=0)]
 
     def timed(make: Callable[[QuantizerModel], Loss], extra: torch.nn.Module | None = None) -> Callable[[], None]:
         model = _model(config, resident)
         parts = [model, extra] if extra is not None else [model]
-        weights = [weight for part in parts for weight in part.parameters()]
-        optimizer = AdamW(weights, lr=1e-3, fused=True)
         for part in parts:
             part.to(device).train()
+        weights = [weight for part in parts for weight in part.parameters()]
+        optimizer = AdamW(weights, lr=1e-3, fused=True)
         loss = make(model)
 
         def run() -> None:
@@ -62,19 +71,19 @@ def main(size: str) -> None:
     other = timed(
         lambda model: lambda batch: _loss(model, batch, config, quantize=lambda x: _library(library, x)), library
     )
-    rate = {"unit": "pairs/s", "higher_is_better": True}
     figures = []
     for name, peer, peer_name, limit in (
         ("step, against no quantizer", bare, "towers, InfoNCE, decoder", 0.75),
         ("step, against another library", other, "vector-quantize-pytorch ResidualVQ", 1.3),
     ):
-        mine, theirs = alternating(ours, peer, rounds=3 if size == "small" else 5)
-        pairs = steps * BATCH
+        mine, theirs = alternating(ours, peer, rounds=rounds)
         figures.append(
-            Figure(name=name, ours=pairs / mine, peer=pairs / theirs, peer_name=peer_name, limit=limit, **rate)
-        )
-    facts = {"shape": [WIDTH, config.hidden, config.dim], "batch": BATCH, "device": device.type}
-    save("train", size, figures, facts | {"threads": torch.get_num_threads()})
+            Figure(
+                name=name, ours=pairs / mine, peer=pairs / theirs, peer_name=peer_name, limit=limit, unit="pairs/s",
+                higher_is_better=True,
+            )
+        )  # fmt: skip
+    return figures
 
 
 def _ours(model: QuantizerModel, resident: Resident, config: QuantizerConfig) -> Loss:
@@ -97,7 +106,7 @@ def _loss(
     """The same objective around another quantizer: latents (2B, D) -> quantized (2B, D) and its commitment loss."""
     latent = torch.cat([model.item_tower(batch.item), model.query_tower(batch.query)])
     quantized, commitment = quantize(latent)
-    items, queries = quantized[:BATCH], quantized[BATCH:]
+    items, queries = quantized.chunk(2)
     contrastive = info_nce(
         queries, items, temperature=config.temperature, query_id=batch.query_id, item_id=batch.item_id,
         weight=batch.weight,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import secrets
-import subprocess
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.files import keep_secret, one_at_a_time
+from jobs.revision import code_revision
 from jobs.settings import Settings, load_settings
 from jobs.storage import Store
 
@@ -71,23 +71,3 @@ class Home:
 def run_id() -> str:
     """What tells this run from others: DSIRM_RUN_ID where a scheduler sets it, else one id a process."""
     return os.environ.get("DSIRM_RUN_ID") or secrets.token_hex(8)
-
-
-@cache
-def code_revision() -> str:
-    """Short git revision of this source tree (with `+` where it has changes), or the package's version."""
-    here = Path(__file__).parent
-    try:
-        result = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
-        return result.stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        from importlib.metadata import version
-
-        return version("dsirm")

@@ -10,8 +10,9 @@ import logging
 
 from jobs import releases
 from jobs.audit import passed
-from jobs.home import Home, code_revision
+from jobs.home import Home
 from jobs.plan import Plan, finish
+from jobs.revision import code_revision
 
 JOB = "publish-release"
 log = logging.getLogger(__name__)

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 from dsirm_models.recall_chain import RecallSettings
 from dsirm_models.recall_data import RecallData
 from dsirm_models.recall_found import ChannelFound
-from jobs.home import code_revision
 from jobs.recall_study_results import (
     ABLATIONS,
     ARM_PAIRS,
@@ -28,6 +27,7 @@ from jobs.recall_study_results import (
     results,
 )
 from jobs.recall_study_work import Task
+from jobs.revision import code_revision
 from jobs.study_page import Grid, Section, Text
 from jobs.study_report import markdown
 

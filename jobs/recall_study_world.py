@@ -26,9 +26,10 @@ from dsirm_models.study_data import TEST, TRAIN, VALID
 from jobs import aggregate_day, build_corpus, embed_items, embed_queries, planned, profile_users, simulate
 from jobs.arrays import Items, find, load_items, load_vectors, numbered
 from jobs.files import write_json
-from jobs.home import Home, code_revision
+from jobs.home import Home
 from jobs.plan import Plan, make_plan
 from jobs.requests import attributes_of, fields_of, latest_clicks, named
+from jobs.revision import code_revision
 from jobs.searches import NAMELESS
 from jobs.settings import EncoderSettings
 

@@ -17,9 +17,10 @@ from dsirm_models.text_features import category_centroids
 from jobs.arrays import Items, find, load_items, load_vectors, numbered
 from jobs.errors import DataError
 from jobs.evaluate import words_of
-from jobs.home import Home, code_revision
+from jobs.home import Home
 from jobs.judged import Labels, category_numbers, load_dense, load_labels
 from jobs.plan import Plan
+from jobs.revision import code_revision
 from schemas.fingerprint import digest
 
 SPLITS = {"train": TRAIN, "valid": VALID, "test": TEST}

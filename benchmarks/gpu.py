@@ -1,0 +1,121 @@
+"""What one GPU does: the captured training step at its goal, constrained beams, and a language model of 0.6B weights.
+
+Figures of the language model are rates, for the sizing table of docs/scaling.md; its weights are random, of the shape
+of Qwen3-0.6B. Needs a GPU and little else: no Spark, no download.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.figures import Figure, save
+from benchmarks.generate import PROMPT, SIZES, WORDS, decoding, random_sids, save_base
+from benchmarks.train import DIM, HIDDEN, WIDTH, steps_of
+from dsirm_models.beam import beam_search
+from dsirm_models.causal_lm_loading import load_causal_lm
+from dsirm_models.generator_data import TextData
+from dsirm_models.generator_training import Progress
+from dsirm_models.sid_index import SidIndex
+from dsirm_models.train_causal_lm import CausalLMConfig, train_causal_lm
+
+GOAL = 1_000_000
+"""Pairs a second of the quantizer's training."""
+BATCH = 8192
+SIDS = 1_100_000
+QUERY_TOKENS, LM_BATCH = 18, 128
+"""Twenty tokens a prompt with the two words around the query."""
+QWEN3 = {
+    "rows": 151_936, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28,
+    "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
+}  # fmt: skip
+
+
+def main(size: str) -> None:
+    """Measure and save."""
+    if not torch.cuda.is_available():
+        print("Skipped: there is no GPU here.")  # noqa: T201
+        return
+    device = torch.device("cuda")
+    steps = 50 if size == "small" else 200
+    figures = steps_of(device, batch=BATCH, steps=steps, rounds=5)
+    goal = Figure(
+        name="step, against the goal", ours=figures[0].ours, peer=None, peer_name="absolute", unit="pairs/s",
+        limit=GOAL, higher_is_better=True,
+    )  # fmt: skip
+    figures = [goal, *figures, decoding(device, queries=32, sids=SIDS), *_language_model(device, size)]
+    facts = {"shape": [WIDTH, HIDDEN, DIM], "batch": BATCH, "device": "cuda", "torch": torch.__version__}
+    save("gpu", size, figures, facts)
+
+
+def _language_model(device: torch.device, size: str) -> list[Figure]:
+    sids = random_sids(200_000)
+    rng = np.random.default_rng(4)
+    queries = 20_000
+    data = TextData(
+        texts=[" ".join(words) for words in rng.choice(WORDS, (queries, QUERY_TOKENS))],
+        query_index=rng.integers(queries, size=len(sids)),
+        sids=sids,
+        weight=np.ones(len(sids)),
+        train=np.ones(len(sids), dtype=np.bool_),
+    )
+    figures = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save_base(folder / "base", **QWEN3)
+        for kind in ("lora", "full"):
+            rate, peak = _finetune(data, folder, kind, device, steps=20 if size == "small" else 60)
+            figures.append(_rate(f"fine-tuning 0.6B weights, {kind}", rate, "pairs/s", peak))
+        for beams in (5, 50):
+            rate, peak = _predict(folder / "generator", data.texts[: 20 * LM_BATCH], beams, device)
+            figures.append(_rate(f"SIDs of queries by 0.6B weights, {beams} beams", rate, "queries/s", peak))
+    return figures
+
+
+def _finetune(data: TextData, folder: Path, kind: str, device: torch.device, *, steps: int) -> tuple[float, float]:
+    """Pairs a second after the first ten steps, and GPU memory in GB; the last generator stays in the folder."""
+    config = CausalLMConfig(finetuning=kind, steps=steps, batch_size=LM_BATCH, prompt=PROMPT)  # type: ignore[arg-type]
+    marks: dict[int, float] = {}
+
+    def on_step(progress: Progress) -> None:
+        torch.cuda.synchronize()
+        marks[progress.step] = time.perf_counter()
+
+    torch.cuda.reset_peak_memory_stats()
+    trained = train_causal_lm(
+        data, base=folder / "base", codebook_sizes=SIZES, config=config, device=device, on_step=on_step
+    )
+    trained.generator.save(folder / "generator")
+    rate = LM_BATCH * (steps - 10) / (marks[steps] - marks[10])
+    return rate, torch.cuda.max_memory_allocated() / 1e9
+
+
+def _predict(generator: Path, texts: list[str], beams: int, device: torch.device) -> tuple[float, float]:
+    """Queries a second in bfloat16, and GPU memory in GB."""
+    model = load_causal_lm(generator, device=device)
+    index = SidIndex(random_sids(SIDS)).to(device)
+    torch.cuda.reset_peak_memory_stats()
+    beam_search(model, index, texts[:LM_BATCH], beams, batch_size=LM_BATCH)
+    torch.cuda.synchronize()
+    begun = time.perf_counter()
+    found = beam_search(model, index, texts, beams, batch_size=LM_BATCH)
+    torch.cuda.synchronize()
+    seconds = time.perf_counter() - begun
+    assert found.complete.all() and bool(index.contains(torch.from_numpy(found.sids).to(device)).all())
+    return len(texts) / seconds, torch.cuda.max_memory_allocated() / 1e9
+
+
+def _rate(name: str, rate: float, unit: str, peak: float) -> Figure:
+    return Figure(
+        name=name, ours=rate, peer=None, peer_name="a rate", unit=unit, limit=None, higher_is_better=True,
+        note=f"Prompts of {QUERY_TOKENS + 2} tokens, batches of {LM_BATCH}, bfloat16; {peak:.1f} GB of the GPU.",
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
