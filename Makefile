@@ -18,7 +18,7 @@ demo: $(READY)
 
 # Two processes, each with a Spark session: one leaves half of two cores idle.
 test: $(READY) lint
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 test-quick: $(READY)
 	$(BIN)/python -m pytest -m "not slow"

@@ -31,19 +31,24 @@ SPARK = {
     "spark.driver.extraJavaOptions": SHORT_LIVED,
 }
 
+CQSID_NIGHT = {f"tests/jobs/test_{name}.py" for name in ("cqsid", "recall", "recall_growth")}
+"""Files that read one night of CQ-SID."""
+
 settings.register_profile("default", deadline=None, max_examples=60, derandomize=True)
 settings.register_profile("nightly", deadline=None, max_examples=10_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """What shares an expensive fixture stays in one process: a file, all faults, what reads CQ-SID's night."""
-    nights = {item.path for item in items if "cqsid_night" in getattr(item, "fixturenames", ())}
-    for item in items:
-        room = item.path.parent.name
-        group = "cqsid" if item.path in nights else "faults" if room == "faults" else f"{room}/{item.path.name}"
-        item.add_marker(pytest.mark.xdist_group(group))
+def pytest_xdist_make_scheduler(config, log):
+    """Of two processes, one gets all that shares a dear fixture: a file, all faults, what reads CQ-SID's night."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class BySharedFixture(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            path = nodeid.partition("::")[0]
+            return "faults" if path.startswith("tests/faults/") else "cqsid" if path in CQSID_NIGHT else path
+
+    return BySharedFixture(config, log)
 
 
 @pytest.fixture(autouse=True)
