@@ -9,7 +9,7 @@ import sys
 
 from benchmarks.figures import RESULTS
 
-NAMES = ("assign", "train", "generate", "encode", "memory", "prefix_match", "corpus")
+NAMES = ("assign", "train", "generate", "encode", "memory", "gpu", "prefix_match", "corpus")
 
 
 def main() -> int:

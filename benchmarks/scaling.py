@@ -94,26 +94,25 @@ def tables(found: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-# One GPU, on paper: none was at hand. Arithmetic of each job, at a share of the peak that such jobs reach.
-GPU_FLOPS = 400e12
-"""40 % of an H100's dense bf16."""
-LM = 0.44e9
-"""Weights of Qwen3-0.6B without its embeddings: two operations each for a token read, six for one learned."""
+# Rows for each pair of the window, and the figure of the GPU's benchmark that says how many a second.
 GPU_JOBS = {
-    "fine-tune the generator, 32 tokens a pair": (1.0, 6 * LM * 32),
-    "SIDs of queries, 20 tokens, 5 beams": (QUERIES_PER_PAIR, 2 * LM * (20 + 2 * 5)),
+    "the quantizer, one pass over the pairs": (1.0, "step, against the goal"),
+    "fine-tuning 0.6B weights, one pass over the pairs": (1.0, "fine-tuning 0.6B weights, full"),
+    "SIDs of queries by 0.6B weights, 5 beams": (QUERIES_PER_PAIR, "SIDs of queries by 0.6B weights, 5 beams"),
+    "SIDs of queries by 0.6B weights, 50 beams": (QUERIES_PER_PAIR, "SIDs of queries by 0.6B weights, 50 beams"),
 }
-"""Rows for each pair of the window, and operations a row."""
 
 
-def gpu_table() -> str:
-    """What the generator would take on one GPU, as Markdown."""
-    lines = ["| pairs | job | operations a row | rows/s | one GPU, on paper |", "|---|---|---|---|---|"]
-    for pairs in SIZES:
-        for name, (share, operations) in GPU_JOBS.items():
-            rate = GPU_FLOPS / operations
-            took = _clock(pairs * share / rate)
-            lines.append(f"| {pairs // 1_000_000}M | {name} | {operations / 1e9:.0f}G | {rate:,.0f} | {took} |")
+def gpu_table(body: Mapping[str, Any] | None) -> str:
+    """What models take on one GPU, as Markdown; nothing where none was measured."""
+    if body is None:
+        return "One GPU: not measured (`python -m benchmarks --full gpu`)."
+    rates = {job: (share, _figure(body, name)["ours"]) for job, (share, name) in GPU_JOBS.items()}
+    columns = " | ".join(f"{pairs // 1_000_000}M pairs" for pairs in SIZES)
+    lines = [f"| on one {body['machine']['gpu']} | rows/s | {columns} |", "|---|---|" + "---|" * len(SIZES)]
+    for job, (share, rate) in rates.items():
+        took = " | ".join(_clock(pairs * share / rate) for pairs in SIZES)
+        lines.append(f"| {job} | {rate:,.0f} | {took} |")
     return "\n".join(lines)
 
 
@@ -129,7 +128,7 @@ def main() -> None:
     found = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items()}
     text = PAGE.read_text(encoding="utf-8")
     head, rest = text.split(BEGIN)
-    PAGE.write_text(f"{head}{BEGIN}\n{tables(found)}\n\n{gpu_table()}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    PAGE.write_text(f"{head}{BEGIN}\n{tables(found)}\n\n{gpu_table(found.get('gpu'))}\n{END}{rest.split(END)[1]}", encoding="utf-8")
 
 
 if __name__ == "__main__":

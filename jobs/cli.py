@@ -102,8 +102,25 @@ def aggregateday(
         run("aggregate-day", opened, [window(opened, day(date))[0]])
 
 
+def generate_query_sids(
+    home: HomeOption = HOME,
+    profile: ProfileOption = None,
+    settings: SettingsOption = None,
+    date: DateOption = None,
+    release: ReleaseOption = None,
+    shard: Annotated[
+        list[int] | None, typer.Option("--shard", min=0, max=15, help="Generate this shard alone (repeatable).")
+    ] = None,
+) -> None:
+    opened = open_home(home, profile, settings)
+    run("generate-query-sids", opened, planned(opened, date, release), shards=shard or ())
+
+
 for _name in PLANNED:
-    _register(_name)
+    if _name == "generate-query-sids":
+        app.command(_name, help=doc(_name))(generate_query_sids)
+    else:
+        _register(_name)
 
 
 @app.command("publish-release", help=doc("publish-release"))

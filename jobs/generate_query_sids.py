@@ -3,34 +3,55 @@
 Reads queries (the plan's date), the texts of relevance_labels (never grades), query_embeddings, item_sids, the
 generator artifact and the parent release's query_sids. Writes query_sids, partition release and shard. Rows whose SIDs
 still exist are copied from the parent where the generator is the same; only the others are generated. Needs no Spark.
+
+Queries are generated shard by shard, and each shard is kept in the home until all are there and the table is written in
+one commit: a run that was killed goes on with the shards that are missing, and several workers that share the home may
+each take some (--shard), before a run without --shard writes the table.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from jobs import planned
 from jobs.generators import beam_rows, load_checked, of_release, query_inputs, release_sids
 from jobs.home import Home
 from jobs.plan import Plan
 from jobs.progress import progress
+from schemas.fingerprint import digest
 from schemas.query_sids import SHARDS
 
 if TYPE_CHECKING:
     from dsirm_models.beam import Beams
 
+log = logging.getLogger(__name__)
 JOB = "generate-query-sids"
 CHUNK = 4096
 
 
-def run(home: Home, plan: Plan) -> None:
-    """Generate, unless this release's query SIDs are there."""
+def run(home: Home, plan: Plan, *, shards: Sequence[int] = ()) -> None:
+    """Generate, unless this release's query SIDs are there.
+
+    Args:
+        home: the home.
+        plan: of the release.
+        shards: only these, 0 to 15, kept for the run that writes the table; none: all, and the table is written.
+    """
     store, beams = home.store, home.settings.beams
     target = store.target("query_sids", {"release": plan.release})
+    folder = home.scratch("query-sids", plan.release)
     if target.is_done(plan.release):
+        shutil.rmtree(folder, ignore_errors=True)  # a run may have been killed between the commit and this
         return
     from dsirm_models.beam import beam_search
     from dsirm_models.sid_index import SidIndex
@@ -43,19 +64,47 @@ def run(home: Home, plan: Plan) -> None:
     _, _, existing = release_sids(store, plan.release, plan.codebook_version)
     copied = _still_valid(home, plan, queries.ids, existing)
     missing = np.flatnonzero(~np.isin(queries.ids, copied["query_id"].to_numpy()))
-    index = SidIndex(existing).to(generator.device)
-    parts = [copied]
+    index = SidIndex(existing)
+    mark = digest([plan.generator_version, index.fingerprint(), beams, _fingerprint(queries.ids[missing])])[:12]
+    index = index.to(generator.device)
+    shard_of = queries.ids[missing] % SHARDS
+    parts, done = [copied], 0
+    wanted = sorted(set(shards)) or range(SHARDS)
     with progress("Predicting query SIDs") as advance:
-        for begin in range(0, len(missing), CHUNK):
-            rows = missing[begin : begin + CHUNK]
-            found = beam_search(generator, index, queries.take(rows, generator.backend), beams)
-            parts.append(_rows(queries.ids[rows], found))
-            advance(begin + len(rows), len(missing))
-    whole = of_release(plan, pa.concat_tables([part.cast(copied.schema) for part in parts]))
+        for shard in wanted:
+            kept, rows = folder / f"{shard:02}-{mark}.parquet", missing[shard_of == shard]
+            if not kept.is_file():
+                made = [
+                    _rows(part, beam_search(generator, index, queries.take(at, generator.backend), beams))
+                    for begin in range(0, len(rows), CHUNK)
+                    for at in [rows[begin : begin + CHUNK]]
+                    for part in [queries.ids[at]]
+                ]
+                _keep(kept, pa.concat_tables([copied.slice(0, 0), *(part.cast(copied.schema) for part in made)]))
+            parts.append(pq.read_table(kept, schema=copied.schema))
+            done += len(rows)
+            advance(done, len(missing))
+    if shards:
+        log.info("Kept %d of %d shards in %s; without --shard all are joined.", len(wanted), SHARDS, folder)
+        return
+    whole = of_release(plan, pa.concat_tables(parts))
     counts = {"queries": len(queries.ids), "copied": len(queries.ids) - len(missing), "generated": len(missing)}
     target.replace(
         whole.sort_by([("query_id", "ascending"), ("rank", "ascending")]), job=JOB, memo=plan.release, counts=counts
     )
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _fingerprint(ids: np.ndarray) -> str:
+    return hashlib.sha256(ids.tobytes()).hexdigest()
+
+
+def _keep(path: Path, rows: pa.Table) -> None:
+    """Whole or not at all: of two workers at one shard the last wins, with the same rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    pq.write_table(rows, draft)
+    draft.replace(path)
 
 
 def _rows(ids: np.ndarray, found: Beams) -> pa.Table:

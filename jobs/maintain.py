@@ -131,7 +131,7 @@ def _folders(home: Home, needed: list[dict[str, str]]) -> list[Path]:
         for place in ("artifacts", "training"):
             found += [path for path in sorted((home.root / place / kind).glob("*")) if path.name not in wanted]
     wanted = {row["release"] for row in needed}
-    for place in ("plans", "audits"):
+    for place in ("plans", "audits", "training/query-sids"):
         paths = sorted((home.root / place).glob("????-??-??-*"))
         found += [path for path in paths if path.name.removesuffix(".json") not in wanted]
     return found

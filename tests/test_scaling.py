@@ -33,4 +33,11 @@ def test_the_page_has_a_row_for_each_job_that_was_measured_and_size():
     growth, sizing = tables(found).split("\n\n")
     assert "| corpus, full rebuild of 30 days | 5,000,000: 60 s, 80,000,000: 900 s | 4 s |" in growth
     assert "| 80M | corpus, full rebuild of 30 days | 30 min | 3 min | 22 s |" in sizing
-    assert gpu_table().count("\n") == 1 + 3 * len(GPU_JOBS)
+
+
+def test_models_on_a_gpu_take_what_its_rates_say_and_nothing_is_said_where_none_was_measured():
+    figures = [{"name": figure, "ours": 1_000_000.0} for _, figure in GPU_JOBS.values()]
+    table = gpu_table({"machine": {"gpu": "NVIDIA H200"}, "figures": figures})
+    assert table.count("\n") == 1 + len(GPU_JOBS)
+    assert "| the quantizer, one pass over the pairs | 1,000,000 | 8 s | 80 s | 13 min |" in table
+    assert "not measured" in gpu_table(None)
