@@ -308,7 +308,7 @@ def _item_sids(
     done("quantizer")
     assigned = assign_codes(model, data.item_embeddings, level1)
     done("assign")
-    books = [book.numpy().copy() for book in model.codebooks]
+    books = [book.cpu().numpy().copy() for book in model.codebooks]
     found = quality(assigned.codes, sizes)
     distinct, own, size = np.unique(assigned.sid, return_inverse=True, return_counts=True)
     old = np.unique(assigned.sid[known])
