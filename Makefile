@@ -10,21 +10,22 @@ FAISS := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/nu
 LOCK := requirements/$(FAISS).lock
 READY := .venv/ready-$(FAISS)
 DEMO_HOME ?= .demo
+# Two processes, each with a Spark session: one leaves half of two cores idle.
+PARALLEL := -n 2 --dist loadscope --no-loadscope-reorder
 
 .PHONY: demo test test-quick test-faults lint docs airflow bench bench-full lock check-tools clean
 
 demo: $(READY)
 	$(BIN)/dsirm demo --home $(DEMO_HOME)
 
-# Two processes, each with a Spark session: one leaves half of two cores idle.
 test: $(READY) lint
-	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-quick: $(READY)
 	$(BIN)/python -m pytest -m "not slow"
 
 test-faults: $(READY)
-	FAULTS_TABLE=docs/reliability.md $(BIN)/python -m pytest tests/faults tests/object_store -m ""
+	FAULTS_TABLE=docs/reliability.md $(BIN)/python -m pytest $(PARALLEL) -m "" tests/faults tests/object_store
 
 lint: $(READY)
 	$(BIN)/ruff check .

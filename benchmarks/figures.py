@@ -218,9 +218,10 @@ def table(files: Sequence[Path]) -> str:
             limit = "" if row["limit"] is None else f"{sign} {row['limit']:g}"
             met = {True: "yes", False: "**no**", None: ""}[row["met"]]
             peer = row["peer_name"] if row["peer"] is None else f"{row['peer']:.4g} ({row['peer_name']})"
+            ratio = "" if row["peer"] is None else f"{row['ratio']:.2f}"
             memory, disk = ("" if row[key] is None else f"{row[key]:.2f}" for key in ("memory_gb", "disk_gb"))
             lines.append(
-                f"| {path.stem} | {row['name']} | {row['ours']:.4g} | {peer} | {row['unit']} | {row['ratio']:.2f} "
+                f"| {path.stem} | {row['name']} | {row['ours']:.4g} | {peer} | {row['unit']} | {ratio} "
                 f"| {limit} | {met} | {memory} | {disk} | {body['revision']} | {body['date']} |"
             )
             if row["note"]:

@@ -57,7 +57,7 @@ def replace_at_once(pair, base, days, numbers, jitter):
 
 @each_pair
 @many
-def test_of_two_processes_at_one_partition_one_commits_and_one_fails(engines, rounds, racers, jitter, tmp_path, report):
+def test_of_two_processes_at_one_partition_one_commits_and_one_fails(engines, rounds, racers, jitter, tmp_path, tried):
     """The first race of each round is for the first rows of a table that is not there yet."""
     for number in range(rounds):
         base = str(tmp_path / f"home-{number}" / "tables")
@@ -69,12 +69,12 @@ def test_of_two_processes_at_one_partition_one_commits_and_one_fails(engines, ro
             version, dead = on_disk(tmp_path / f"home-{number}", "query_days")
             assert (version, dead) == (turn + 1, set()), "nothing of the second, not even a file"
     said = "one committed, the other failed as ConcurrentWrite and left nothing"
-    report.add(" and ".join(engines), "one partition, also the first of a table", "two runs at once", said, 2 * rounds)
+    tried(" and ".join(engines), "one partition, also the first of a table", "two runs at once", said, 2 * rounds)
 
 
 @each_pair
 @many
-def test_different_partitions_both_commit(engines, rounds, racers, jitter, tmp_path, report):
+def test_different_partitions_both_commit(engines, rounds, racers, jitter, tmp_path, tried):
     for number in range(rounds):
         base = str(tmp_path / f"home-{number}" / "tables")
         for turn in (0, 1):
@@ -82,13 +82,13 @@ def test_different_partitions_both_commit(engines, rounds, racers, jitter, tmp_p
             assert answers == [{"value": None}] * 2, (SEED, number)
             assert held(base) == [(ONE, turn), (TWO, turn + 5)]
     where = "different partitions, also the first of a table"
-    report.add(" and ".join(engines), where, "two runs at once", "both committed, no row lost", 2 * rounds)
+    tried(" and ".join(engines), where, "two runs at once", "both committed, no row lost", 2 * rounds)
 
 
 @pytest.mark.parametrize(
     "engines", [pytest.param(ENGINES[0], marks=pytest.mark.faults), ENGINES[1]], ids=["JVM-JVM", "JVM-delta-rs"]
 )
-def test_the_lock_closes_the_gap_between_the_look_and_the_rename(engines, racers, tmp_path, report):
+def test_the_lock_closes_the_gap_between_the_look_and_the_rename(engines, racers, tmp_path, tried):
     """The JVM's log store looks whether a commit is there, then renames. With time between the two, rows are lost
     unless a lock keeps the writers apart; that they are lost without it shows that this test can fail.
     """
@@ -115,7 +115,7 @@ def test_the_lock_closes_the_gap_between_the_look_and_the_rename(engines, racers
     assert lost[False] > 0
     said = "no commit lost under the lock; without it (to see that the test can fail) one is"
     where = "the log store's look and its rename, a second and a half apart"
-    report.add(" and ".join(engines), where, "two runs at once", said, 2)
+    tried(" and ".join(engines), where, "two runs at once", said, 2)
 
 
 def one_in_the_gap_of_the_other(pair, base, number, reached):
@@ -133,7 +133,7 @@ def one_in_the_gap_of_the_other(pair, base, number, reached):
 
 
 @many
-def test_publish_against_rollback_the_sequence_decides(rounds, racers, jitter, tmp_path, report):
+def test_publish_against_rollback_the_sequence_decides(rounds, racers, jitter, tmp_path, tried):
     for number in range(rounds):
         base = str(tmp_path / f"home-{number}" / "tables")
         store = Store(base)
@@ -157,10 +157,10 @@ def test_publish_against_rollback_the_sequence_decides(rounds, racers, jitter, t
             assert rows[-1]["current"] == B
         assert releases.current(store)["release"] == rows[-1]["current"]
     said = "no sequence twice or left out; the highest decides, the loser fails"
-    report.add("delta-rs and delta-rs", "releases", "publish against rollback", said, rounds)
+    tried("delta-rs and delta-rs", "releases", "publish against rollback", said, rounds)
 
 
-def test_a_killed_holder_lets_go_of_the_lock(workers, racers, tmp_path, report):
+def test_a_killed_holder_lets_go_of_the_lock(workers, racers, tmp_path, tried):
     base, reached = str(tmp_path / "tables"), tmp_path / "reached"
     holder, (waiting, _) = workers.take("delta-rs", ahead=False), racers("delta-rs", "delta-rs")
     waiting.call("take", base=base, partition=ONE)
@@ -173,4 +173,4 @@ def test_a_killed_holder_lets_go_of_the_lock(workers, racers, tmp_path, report):
     holder.kill()
     assert waiting.answer() == {"value": None}
     assert held(base) == [(ONE, 1)]
-    report.add("delta-rs", "a table's lock", "its holder is killed", "the next writer goes on at once")
+    tried("delta-rs", "a table's lock", "its holder is killed", "the next writer goes on at once")

@@ -18,7 +18,7 @@ def order(worker, home, job, chain, **fault):
     worker.order("job", home=str(home.root), name=job, release=chain.release, **fault)
 
 
-def test_a_training_that_meets_another_of_its_version_does_nothing(chain, scenario, workers, report):
+def test_a_training_that_meets_another_of_its_version_does_nothing(chain, scenario, workers, tried):
     home, reached = scenario("finetune_generator")
     first, second = workers.take("delta-rs"), workers.take("delta-rs")
     fault = ("artifacts/generator/.*/manifest.json", "draft")
@@ -36,11 +36,11 @@ def test_a_training_that_meets_another_of_its_version_does_nothing(chain, scenar
     assert differences(state(home.root), chain.after["finetune_generator"]) == []
     workers.give_back("delta-rs", second)
     said = "the second fails as ConcurrentWrite; after the first was killed it goes on from its checkpoint"
-    report.add("delta-rs", "finetune_generator", "two trainings of one version at once", said)
+    tried("delta-rs", "finetune_generator", "two trainings of one version at once", said)
 
 
 @pytest.mark.faults
-def test_of_two_runs_of_one_job_on_the_jvm_one_ends_and_one_fails(chain, scenario, workers, report, spark):
+def test_of_two_runs_of_one_job_on_the_jvm_one_ends_and_one_fails(chain, scenario, workers, tried, spark):
     home, _ = scenario("assign_item_sids")
     pair = [workers.take("JVM"), workers.take("JVM")]
     with Reader(home.root, chain.published) as reader:
@@ -52,11 +52,11 @@ def test_of_two_runs_of_one_job_on_the_jvm_one_ends_and_one_fails(chain, scenari
     assert reader.wrong == []
     for worker in pair:
         workers.give_back("JVM", worker)
-    report.add("JVM and JVM", "assign_item_sids", "the same job twice at once", "one ended, the other failed")
+    tried("JVM and JVM", "assign_item_sids", "the same job twice at once", "one ended, the other failed")
 
 
 @pytest.mark.parametrize("hours", [1, pytest.param(0, marks=pytest.mark.faults)])
-def test_a_job_a_long_reader_and_maintenance_at_once(hours, chain, scenario, workers, report, spark):
+def test_a_job_a_long_reader_and_maintenance_at_once(hours, chain, scenario, workers, tried, spark):
     """Hours 0 is what `forget` deletes with: files that the job has open may go, and then it has to say so."""
     home, _ = scenario("assign_item_sids")
     writer, tidier = workers.take("JVM"), workers.take("delta-rs")
@@ -83,11 +83,11 @@ def test_a_job_a_long_reader_and_maintenance_at_once(hours, chain, scenario, wor
         if hours
         else "nothing wrong written: the job ended, or failed and ran again"
     )
-    report.add("JVM and delta-rs", "assign_item_sids", where, said, 6)
+    tried("JVM and delta-rs", "assign_item_sids", where, said, 6)
 
 
 @pytest.mark.faults
-def test_when_python_alone_is_killed_its_jvm_ends_too_and_commits_nothing(chain, scenario, workers, report, spark):
+def test_when_python_alone_is_killed_its_jvm_ends_too_and_commits_nothing(chain, scenario, workers, tried, spark):
     """As the kernel does when memory is short. The lock is free from then on, so the JVM must not go on."""
     home, reached = scenario("assign_item_sids")
     worker = workers.take("JVM")
@@ -103,11 +103,11 @@ def test_when_python_alone_is_killed_its_jvm_ends_too_and_commits_nothing(chain,
     home.__dict__["spark"] = spark
     run_job(home, "assign_item_sids", chain.release)
     assert differences(state(home.root), chain.after["assign_item_sids"]) == []
-    report.add("JVM", "assign_item_sids", "Python alone is killed", "its JVM ends too; as one undisturbed run")
+    tried("JVM", "assign_item_sids", "Python alone is killed", "its JVM ends too; as one undisturbed run")
 
 
 @pytest.mark.faults
-def test_killed_between_making_a_table_and_its_first_rows(marketplace, market, tmp_path, workers, spark, report):
+def test_killed_between_making_a_table_and_its_first_rows(marketplace, market, tmp_path, workers, spark, tried):
     home, reached = Home(copy_home(marketplace, tmp_path / "home").root), tmp_path / "reached"
     home.__dict__["spark"] = spark
     release = run_job(home, "plan", "")
@@ -120,4 +120,4 @@ def test_killed_between_making_a_table_and_its_first_rows(marketplace, market, t
     run_job(home, "aggregate_day", release)
     for name in ("query_days", "pair_days"):
         assert rows_digest(home.store.read_arrow(name)) == rows_digest(market.store.read_arrow(name))
-    report.add("JVM", "aggregate_day (query_days)", "killed after a table is made, before its first rows", "as one run")
+    tried("JVM", "aggregate_day (query_days)", "killed after a table is made, before its first rows", "as one run")
