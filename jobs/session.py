@@ -22,7 +22,10 @@ LOCAL = {
     "spark.sql.adaptive.coalescePartitions.initialPartitionNum": "32",
     "spark.databricks.delta.snapshotPartitions": "2",
     "spark.ui.enabled": "false",
-    # Without a page nobody looks at what ran: a thousand plans kept for it would fill a small heap.
+    # Without a page nobody looks at what ran: a thousand plans kept for it would fill a small heap, and writing each of
+    # them down whenever it changes takes a third of a small night.
+    "spark.sql.ui.explainMode": "simple",
+    "spark.sql.maxPlanStringLength": "20000",
     "spark.sql.ui.retainedExecutions": "10",
     "spark.ui.retainedJobs": "10",
     "spark.ui.retainedStages": "10",

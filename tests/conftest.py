@@ -16,7 +16,7 @@ from hypothesis import settings
 
 from jobs import nightly, releases
 from jobs.home import Home
-from tests.marketplace import SHORT_LIVED, copy_home, fill, open_home
+from tests.marketplace import LONG_LIVED, copy_home, fill, open_home
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("DSIRM_SHARED", ROOT.parent / "shared"))
@@ -28,7 +28,7 @@ SPARK = {
     "spark.databricks.delta.snapshotPartitions": "2",
     # Hundreds of homes a run: the state of all their tables, kept for an hour, fills the heap until the JVM dies.
     "spark.databricks.delta.delta.log.cacheSize": "32",
-    "spark.driver.extraJavaOptions": SHORT_LIVED,
+    "spark.driver.extraJavaOptions": LONG_LIVED,
 }
 
 CQSID_NIGHT = {f"tests/jobs/test_{name}.py" for name in ("cqsid", "recall", "recall_growth")}

@@ -15,7 +15,7 @@ from tests.faults.processes import Workers, compile_log_store
 from tests.faults.report import Row, write
 from tests.faults.state import published, state
 from tests.faults.worker import run_job
-from tests.marketplace import LAST_DAY, SETTINGS, change_catalogue, copy_home, late_click, open_home
+from tests.marketplace import LAST_DAY, SETTINGS, SHORT_LIVED, change_catalogue, copy_home, late_click, open_home
 
 JOBS = ("plan", "aggregate_day", *nightly.CHAIN)
 
@@ -60,7 +60,8 @@ def faulty_spark(spark, tmp_path_factory):
     classpath = ":".join([*(jar.removeprefix("file:") for jar in jars), f"{Path(pyspark.__file__).parent}/jars/*"])
     obeys = compile_log_store(tmp_path_factory.mktemp("classes"), classpath)
     warehouse = tmp_path_factory.mktemp("worker-warehouse")
-    return {**SPARK, **obeys, "spark.driver.memory": "1g", "spark.sql.warehouse.dir": str(warehouse)}
+    short = {"spark.driver.memory": "1g", "spark.driver.extraJavaOptions": SHORT_LIVED}
+    return {**SPARK, **obeys, **short, "spark.sql.warehouse.dir": str(warehouse)}
 
 
 @pytest.fixture(scope="package")
