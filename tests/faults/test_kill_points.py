@@ -54,7 +54,7 @@ POINTS = [
 # What `make test` tries: both engines, each kind of place once, and publishing.
 SHORT = {
     ("assign_item_sids", "item_sids", "files"),
-    ("aggregate_day", "query_days", "lost"),
+    ("assign_item_sids", "sid_items", "lost"),
     ("train_quantizer", "codebooks", "before"),
     ("finetune_generator", "artifacts/generator/.*/manifest.json", "draft"),
     ("generate_query_sids", "query_sids", "files"),

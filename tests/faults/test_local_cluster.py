@@ -28,6 +28,7 @@ print("features", home.store.count("prefix_match_features", {"release": plan.rel
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 def test_the_spark_jobs_pass_on_separate_executor_processes(marketplace, tmp_path):
     home = copy_home(marketplace, tmp_path / "home")
     spark_settings(
