@@ -86,11 +86,15 @@ FOUND = []
 
 
 def pytest_runtest_logreport(report):
-    """All that passed so far, where FAULTS_TABLE says. Of several processes the one that hears of every test writes."""
+    """Gathers what passed; of several processes, the first hears of every test."""
+    if report.when == "call" and report.passed:
+        FOUND.extend(Row(*row) for name, row in report.user_properties if name == "fault")
+
+
+def pytest_sessionfinish():
+    """The table goes where FAULTS_TABLE says, at the end: a changed file would be another code revision to the jobs."""
     place = None if "PYTEST_XDIST_WORKER" in os.environ else os.environ.get("FAULTS_TABLE")
-    told = [Row(*row) for name, row in report.user_properties if name == "fault"]
-    if place and told and report.when == "call" and report.passed:
-        FOUND.extend(told)
+    if place and FOUND:
         write(Path(place), FOUND)
 
 
