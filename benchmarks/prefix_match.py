@@ -13,6 +13,8 @@ import numpy as np
 from benchmarks.figures import Figure, Usage, apart, save
 
 PAIRS = {"small": (5_000_000,), "full": (5_000_000, 80_000_000)}
+PROMISED = 80_000_000
+"""At which the limit holds: of a smaller size most is what Spark takes to start and to plan."""
 BEAMS = 5
 SS = (0.0, 0.25, 0.5, 1.0)
 TABLES = ("pairs", "query_sids", "item_sids")
@@ -81,7 +83,8 @@ def _match(pairs: int) -> tuple[Figure, Usage]:
     note = f"{counts['queries']:,} queries of {BEAMS} beams, {counts['items']:,} items; one query has 1 % of the pairs."
     figure = Figure(
         name=f"prefix match of {pairs:,} pairs", ours=ours.seconds, peer=peer.seconds, peer_name="DuckDB", unit="s",
-        limit=5.0, memory_gb=ours.memory_gb, peer_memory_gb=peer.memory_gb, disk_gb=ours.disk_gb, note=note,
+        limit=5.0 if pairs == PROMISED else None, memory_gb=ours.memory_gb, peer_memory_gb=peer.memory_gb,
+        disk_gb=ours.disk_gb, note=note,
     )  # fmt: skip
     return figure, ours
 

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import settings
 
 from jobs import nightly, releases
+from jobs.files import in_turn
 from jobs.home import Home
-from tests.marketplace import LONG_LIVED, copy_home, fill, open_home
+from tests.marketplace import LONG_LIVED, copy_home, fill, open_home, with_session
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("DSIRM_SHARED", ROOT.parent / "shared"))
@@ -76,25 +77,38 @@ def spark(tmp_path_factory):
 @pytest.fixture
 def home(tmp_path, spark):
     """An empty home on the shared session."""
-    opened = Home(tmp_path)
-    opened.__dict__["spark"] = spark
-    return opened
+    return with_session(Home(tmp_path), spark)
+
+
+def made_once(tmp_path_factory, name, make):
+    """A folder that the first process of a run to ask makes, and the others wait for."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "made-once"
+    with in_turn(folder / f"{name}.lock", f"another process that makes {name}"):
+        if not (whole := folder / f"{name}.whole").exists():
+            make(folder / name)
+            whole.touch()
+    return folder / name
 
 
 @pytest.fixture(scope="session")
 def marketplace(tmp_path_factory, spark):
     """A tiny marketplace with a log and true grades, made once: copy it (`copy_home`), never write into it."""
-    home = open_home(tmp_path_factory.mktemp("marketplace") / "home", spark)
-    fill(home)
-    return home
+
+    def make(root):
+        fill(open_home(root, spark))
+
+    return with_session(Home(made_once(tmp_path_factory, "marketplace", make)), spark)
 
 
 @pytest.fixture(scope="session")
 def market(marketplace, tmp_path_factory, spark):
     """That marketplace after its first night: copy it to change what is in it."""
-    home = copy_home(marketplace, tmp_path_factory.mktemp("market") / "home", spark)
-    nightly.run(home)
-    return home
+
+    def make(root):
+        nightly.run(copy_home(marketplace, root, spark))
+
+    return with_session(Home(made_once(tmp_path_factory, "market", make)), spark)
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,11 @@ def open_home(root, spark=None, settings=SETTINGS):
     """A home with the tiny settings, on the shared session where one is given."""
     root.mkdir(parents=True, exist_ok=True)
     (root / "dsirm.toml").write_text(settings)
-    home = Home(root)
+    return with_session(Home(root), spark)
+
+
+def with_session(home, spark):
+    """The home on a session that runs already, or on its own where there is None."""
     if spark is not None:
         home.__dict__["spark"] = spark
     return home
@@ -62,10 +66,7 @@ def fill(home, *, days=2, seed=1):
 def copy_home(home, root, spark=None):
     """A home of its own with the same tables and models: Delta tables may be moved and copied."""
     shutil.copytree(home.root, root)
-    copied = Home(root)
-    if spark is not None:
-        copied.__dict__["spark"] = spark
-    return copied
+    return with_session(Home(root), spark)
 
 
 def late_click(home, day=LAST_DAY - dt.timedelta(days=1), *, event="late-1", query=None):
