@@ -258,10 +258,10 @@ def _state(model: QuantizerModel) -> dict[str, Tensor]:
 def start(model: QuantizerModel, resident: Resident, config: QuantizerConfig) -> None:
     """k-means start on the latents of randomly drawn training pairs, both sides, as the first step would see them."""
     batch = resident.batch(resident.sample(config.kmeans_points))
-    latent, level1 = [_in_parts(model.item_tower, batch.item)], [batch.level1]
+    latent, level1 = [model.item_tower(batch.item)], [batch.level1]
     if config.use_queries:
         pick = slice(None) if batch.has_query is None else batch.has_query
-        latent.append(_in_parts(model.query_tower, batch.query[pick]))
+        latent.append(model.query_tower(batch.query[pick]))
         paired = batch.level1[pick]
         level1.append(paired if config.query_level1 == "pair" else torch.full_like(paired, ANY))
     start_codebooks(
@@ -271,11 +271,6 @@ def start(model: QuantizerModel, resident: Resident, config: QuantizerConfig) ->
         seed=config.seed,
         iterations=config.kmeans_iterations,
     )
-
-
-def _in_parts(tower: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-    """What a tower makes of many rows, without its hidden layer for all of them at once."""
-    return torch.cat([tower(part) for part in torch.split(rows, 8192)])
 
 
 def _take_over(model: QuantizerModel, start: TrainedQuantizer, config: QuantizerConfig) -> None:
