@@ -128,9 +128,10 @@ def main() -> None:
     found = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items()}
     text = PAGE.read_text(encoding="utf-8")
     head, rest = text.split(BEGIN)
-    PAGE.write_text(
-        f"{head}{BEGIN}\n{tables(found)}\n\n{gpu_table(found.get('gpu'))}\n{END}{rest.split(END)[1]}", encoding="utf-8"
-    )
+    missing = [name for name in ("corpus", "prefix_match", "encode", "assign") if name not in found]
+    told = f"Not measured at the full size: {', '.join(missing)}.\n\n" if missing else ""
+    body = f"{told}{tables(found)}\n\n{gpu_table(found.get('gpu'))}"
+    PAGE.write_text(f"{head}{BEGIN}\n{body}\n{END}{rest.split(END)[1]}", encoding="utf-8")
 
 
 if __name__ == "__main__":
