@@ -18,13 +18,18 @@ from jobs.errors import ConcurrentWrite
 log = logging.getLogger(__name__)
 
 
+def draft_of(path: Path) -> Path:
+    """Beside a file, a place of this writer's own on whatever machine, to be renamed over it when it is whole."""
+    return path.with_name(f"{path.name}.{secrets.token_hex(8)}.partial")
+
+
 def write_json(path: Path, body: Any) -> None:
     """Write JSON beside its place and rename it there: a reader sees the old file or the new one.
 
     Of two writers at once the last wins, whole: each has a draft of its own.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}.partial")
+    draft = draft_of(path)
     draft.write_text(json.dumps(body, indent=2, sort_keys=True), encoding="utf-8")
     draft.replace(path)
 
@@ -40,7 +45,7 @@ def keep_secret(path: Path, secret: str) -> str:
     The file is there whole or not at all: an empty key would be taken for a key.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}.partial")
+    draft = draft_of(path)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as handle:
         handle.write(secret)

@@ -11,9 +11,7 @@ each take some (--shard), before a run without --shard writes the table.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,11 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs import planned
+from jobs.files import draft_of
 from jobs.generators import beam_rows, load_checked, of_release, query_inputs, release_sids
 from jobs.home import Home
 from jobs.plan import Plan
 from jobs.progress import progress
-from schemas.fingerprint import digest
 from schemas.query_sids import SHARDS
 
 if TYPE_CHECKING:
@@ -55,6 +53,7 @@ def run(home: Home, plan: Plan, *, shards: Sequence[int] = ()) -> None:
         return
     from dsirm_models.beam import beam_search
     from dsirm_models.sid_index import SidIndex
+    from dsirm_models.study_data import fingerprint_of
 
     texts = ["query_id", "query"]
     searched = planned.read_arrow(home, plan, "queries", texts)
@@ -64,9 +63,9 @@ def run(home: Home, plan: Plan, *, shards: Sequence[int] = ()) -> None:
     _, _, existing = release_sids(store, plan.release, plan.codebook_version)
     copied = _still_valid(home, plan, queries.ids, existing)
     missing = np.flatnonzero(~np.isin(queries.ids, copied["query_id"].to_numpy()))
-    index = SidIndex(existing)
-    mark = digest([plan.generator_version, index.fingerprint(), beams, _fingerprint(queries.ids[missing])])[:12]
-    index = index.to(generator.device)
+    index = SidIndex(existing).to(generator.device)
+    inputs = {"generator": plan.generator_version, "sids": existing, "beams": beams, "queries": queries.ids[missing]}
+    mark = fingerprint_of(inputs.items())
     shard_of = queries.ids[missing] % SHARDS
     parts, done = [copied], 0
     wanted = sorted(set(shards)) or range(SHARDS)
@@ -74,13 +73,12 @@ def run(home: Home, plan: Plan, *, shards: Sequence[int] = ()) -> None:
         for shard in wanted:
             kept, rows = folder / f"{shard:02}-{mark}.parquet", missing[shard_of == shard]
             if not kept.is_file():
-                made = [
-                    _rows(part, beam_search(generator, index, queries.take(at, generator.backend), beams))
-                    for begin in range(0, len(rows), CHUNK)
-                    for at in [rows[begin : begin + CHUNK]]
-                    for part in [queries.ids[at]]
-                ]
-                _keep(kept, pa.concat_tables([copied.slice(0, 0), *(part.cast(copied.schema) for part in made)]))
+                made = [copied.slice(0, 0)]
+                for begin in range(0, len(rows), CHUNK):
+                    part = rows[begin : begin + CHUNK]
+                    found = beam_search(generator, index, queries.take(part, generator.backend), beams)
+                    made.append(_rows(queries.ids[part], found).cast(copied.schema))
+                _keep(kept, pa.concat_tables(made))
             parts.append(pq.read_table(kept, schema=copied.schema))
             done += len(rows)
             advance(done, len(missing))
@@ -95,14 +93,10 @@ def run(home: Home, plan: Plan, *, shards: Sequence[int] = ()) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _fingerprint(ids: np.ndarray) -> str:
-    return hashlib.sha256(ids.tobytes()).hexdigest()
-
-
 def _keep(path: Path, rows: pa.Table) -> None:
     """Whole or not at all: of two workers at one shard the last wins, with the same rows."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    draft = draft_of(path)
     pq.write_table(rows, draft)
     draft.replace(path)
 
