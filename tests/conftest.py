@@ -69,7 +69,9 @@ def spark(tmp_path_factory):
     from jobs.session import start_session
 
     warehouse = tmp_path_factory.mktemp("warehouse")
-    session = start_session({**SPARK, "spark.sql.warehouse.dir": str(warehouse)}, app="dsirm-tests")
+    # The first start on a machine fetches jars: two of them at once find each other's halves.
+    with in_turn(_shared_folder(tmp_path_factory) / "spark.lock", "another process that starts Spark"):
+        session = start_session({**SPARK, "spark.sql.warehouse.dir": str(warehouse)}, app="dsirm-tests")
     yield session
     session.stop()
 
@@ -80,10 +82,15 @@ def home(tmp_path, spark):
     return with_session(Home(tmp_path), spark)
 
 
+def _shared_folder(tmp_path_factory):
+    """One for all processes of a run."""
+    own = tmp_path_factory.getbasetemp()
+    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "made-once"
+
+
 def made_once(tmp_path_factory, name, make):
     """A folder that the first process of a run to ask makes, and the others wait for."""
-    own = tmp_path_factory.getbasetemp()
-    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "made-once"
+    folder = _shared_folder(tmp_path_factory)
     with in_turn(folder / f"{name}.lock", f"another process that makes {name}"):
         if not (whole := folder / f"{name}.whole").exists():
             make(folder / name)
