@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-import logging
 import os
-import re
-import sys
-import traceback
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from jobs.cli_errors import run_told
 from jobs.cli_options import (
     HOME,
     DateOption,
@@ -32,7 +29,6 @@ from jobs.cli_options import (
 )
 from jobs.cli_releases import releases
 from jobs.cli_sources import imports, simulate
-from jobs.redaction import Redacting, redacted
 
 app = typer.Typer(
     name="dsirm",
@@ -317,81 +313,7 @@ def main() -> None:
     """Entry point: runs a command and turns what went wrong into a message and an exit code."""
     # Threads that spin while they wait starve Spark on a small machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from jobs.errors import EXIT_DATA, EXIT_TRANSIENT, EXIT_USAGE, DataError, TransientError
-
-    if strange := [text for text in sys.argv[1:] if not _is_text(text)]:
-        _fail(f"The command line is not UTF-8 text: {strange[0]!a}.", EXIT_USAGE)
-    try:
-        _configure_logging()
-        app()
-    except TransientError as error:
-        _fail(str(error), EXIT_TRANSIENT)
-    except DataError as error:
-        _fail(str(error), EXIT_DATA)
-    except Exception as error:
-        if (message := _about_data(error)) is not None:
-            _fail(message, EXIT_DATA)
-        if (message := _about_storage(error)) is not None:
-            _fail(message, EXIT_TRANSIENT)
-        typer.echo(redacted(traceback.format_exc()), err=True)
-        _fail("This is a defect: please report the lines above.", EXIT_TRANSIENT)
-
-
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _about_storage(error: Exception) -> str | None:
-    """The message of an error of a disk or an object store; None for any other."""
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    if not kinds & {"OSError", "DeltaError"}:
-        return None
-    told = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
-    return f"The storage refused ({type(error).__name__}): {told}"
-
-
-def _about_data(error: Exception) -> str | None:
-    """The message of an error about data that a room below raised, here or in a Spark worker; None for any other.
-
-    The classes are named rather than imported, since their modules are heavy.
-    """
-    ours = ("ContractError", "ArtifactError", "EncoderError")
-    if type(error).__name__ in ours:
-        return str(error)
-    if type(error).__name__ == "PythonException":
-        told = re.findall(rf"(?:{'|'.join(ours)}): (.+)", str(error))
-        return told[-1] if told else None
-    return None
-
-
-def _fail(message: str, code: int) -> None:
-    if os.environ.get("DSIRM_DEBUG"):
-        typer.echo(redacted(traceback.format_exc()), err=True)
-    typer.echo(f"Error: {redacted(message)}", err=True)
-    sys.exit(code)
-
-
-def _configure_logging() -> None:
-    from jobs.errors import DataError
-
-    level = os.environ.get("DSIRM_LOG_LEVEL", "").upper()
-    if level and level not in logging.getLevelNamesMapping():
-        raise DataError(f"DSIRM_LOG_LEVEL is {level!a}, not one of DEBUG, INFO, WARNING and ERROR.")
-    logging.basicConfig(
-        level=level or "WARNING",
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        datefmt="%H:%M:%S",
-        stream=sys.stderr,
-    )
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(Redacting(handler.formatter))
-    logging.getLogger("great_expectations").setLevel("WARNING")
-    for room in ("jobs", "dsirm_models"):
-        logging.getLogger(room).setLevel(level or "INFO")
+    run_told(app)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pytest
 from jobs import releases
 from tests.faults.state import Reader, differences, on_disk, state
 from tests.faults.worker import run_job
+from tests.marketplace import with_session
 
 pytestmark = pytest.mark.slow
 
@@ -102,7 +103,7 @@ def test_killed_and_run_again_is_as_if_nothing_had_happened(job, what, where, ch
             assert then - version == (where in ("commit", "lost"))
             assert bool(dead - lost) == (where == "files"), "a point is where it says it is"
         seen_then = releases.current(home.store)["release"]
-        home.__dict__["spark"] = spark
+        with_session(home, spark)
         run_job(home, job, chain.release)
     assert differences(state(home.root), chain.after[job]) == []
     assert reader.wrong == []

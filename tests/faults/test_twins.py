@@ -9,7 +9,7 @@ import pytest
 from jobs.home import Home
 from tests.faults.state import Reader, differences, on_disk, rows_digest, state
 from tests.faults.worker import run_job
-from tests.marketplace import copy_home
+from tests.marketplace import copy_home, with_session
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +72,7 @@ def test_a_job_a_long_reader_and_maintenance_at_once(hours, chain, scenario, wor
     if hours:
         assert answer == {"value": chain.release}
         assert rows_digest(long_reader.to_table()) == digest, "what a reader opened stays"
-    home.__dict__["spark"] = spark
+    with_session(home, spark)
     run_job(home, "assign_item_sids", chain.release)
     assert differences(state(home.root), chain.after["assign_item_sids"]) == []
     workers.give_back("JVM", writer)
@@ -100,7 +100,7 @@ def test_when_python_alone_is_killed_its_jvm_ends_too_and_commits_nothing(chain,
     gone, alive = psutil.wait_procs(children, timeout=30)
     assert (alive, len(gone) > 0) == ([], True)
     assert on_disk(home.root, "item_sids")[0] == version
-    home.__dict__["spark"] = spark
+    with_session(home, spark)
     run_job(home, "assign_item_sids", chain.release)
     assert differences(state(home.root), chain.after["assign_item_sids"]) == []
     tried("JVM", "assign_item_sids", "Python alone is killed", "its JVM ends too; as one undisturbed run")
@@ -109,7 +109,7 @@ def test_when_python_alone_is_killed_its_jvm_ends_too_and_commits_nothing(chain,
 @pytest.mark.faults
 def test_killed_between_making_a_table_and_its_first_rows(marketplace, market, tmp_path, workers, spark, tried):
     home, reached = Home(copy_home(marketplace, tmp_path / "home").root), tmp_path / "reached"
-    home.__dict__["spark"] = spark
+    with_session(home, spark)
     release = run_job(home, "plan", "")
     worker = workers.take("JVM")
     fault = ("query_days", "create")

@@ -22,6 +22,7 @@ from jobs.plan import load_plan, make_plan
 from jobs.storage import Store
 from schemas.tables import TABLES
 from tests.faults import points
+from tests.marketplace import with_session
 
 SESSION = None
 TARGET = None
@@ -29,10 +30,7 @@ LOCK = Store._lock
 
 
 def open_home(root):
-    home = Home(Path(root))
-    if SESSION is not None:
-        home.__dict__["spark"] = SESSION
-    return home
+    return with_session(Home(Path(root)), SESSION)
 
 
 def run_job(home, job, release):

@@ -3,7 +3,7 @@
 import pytest
 
 from jobs import nightly
-from tests.marketplace import SETTINGS, copy_home
+from tests.marketplace import SETTINGS, copy_home, with_session
 
 CQ_SID = (
     SETTINGS.replace("reserved = 2", 'reserved = 0\nunknown_level1 = "nearest"')
@@ -43,6 +43,5 @@ def cqsid_night(marketplace, tmp_path_factory, spark):
     root = tmp_path_factory.mktemp("cqsid") / "home"
     copy_home(marketplace, root)
     (root / "dsirm.toml").write_text(CQ_SID)
-    home = type(marketplace)(root)
-    home.__dict__["spark"] = spark
+    home = with_session(type(marketplace)(root), spark)
     return home, nightly.run(home)

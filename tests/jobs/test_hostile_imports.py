@@ -27,7 +27,7 @@ from pipelines.import_icecat import PRODUCT_COLUMNS as ICECAT_COLUMNS
 from pipelines.import_icecat import PRODUCTS as ICECAT_PRODUCTS
 from schemas.tables import TABLES
 from tests.hostile import BATCHES, ROWS, row, text
-from tests.marketplace import SETTINGS
+from tests.marketplace import SETTINGS, with_session
 
 pytestmark = pytest.mark.slow
 SEEDS = given(seed=st.integers(0, 2**32))
@@ -47,8 +47,7 @@ def shop(tmp_path_factory, spark, caplog):
 
     def make():
         folder = tmp_path_factory.mktemp("hostile")
-        home = Home(folder / "home")
-        home.__dict__["spark"] = spark
+        home = with_session(Home(folder / "home"), spark)
         (folder / "files").mkdir()
         made.append(home)
         return home, folder / "files"
@@ -193,8 +192,7 @@ def test_any_table_and_what_is_computed_from_it(shop, seed):
 def test_a_whole_night_over_such_rows(shop):
     home = imported(shop, random.Random(7))
     (home.root / "dsirm.toml").write_text(f"{SETTINGS}\nlargest_bucket = 1.0\n")  # nearly all are lamps
-    opened = Home(home.root)
-    opened.__dict__["spark"] = home.spark
+    opened = with_session(Home(home.root), home.spark)
     release = nightly.run(opened).release
     assert opened.store.count("item_sids", {"release": release}) == opened.store.count("catalog")
     texts = [text(random.Random(n)) for n in range(50)]

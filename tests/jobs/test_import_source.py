@@ -15,7 +15,7 @@ from pipelines.import_esci import EXAMPLE_COLUMNS, EXAMPLES, PRODUCT_COLUMNS, PR
 from pipelines.import_icecat import JUDGMENT_COLUMNS, JUDGMENTS
 from pipelines.import_icecat import PRODUCT_COLUMNS as ICECAT_COLUMNS
 from pipelines.import_icecat import PRODUCTS as ICECAT_PRODUCTS
-from tests.marketplace import rows, versions
+from tests.marketplace import rows, versions, with_session
 
 pytestmark = pytest.mark.slow
 
@@ -37,8 +37,7 @@ def shop(tmp_path_factory, spark):
     """A home with an imported catalogue of two items."""
     folder = tmp_path_factory.mktemp("shop")
     (folder / "items.csv").write_text(ITEMS)
-    home = Home(folder / "home")
-    home.__dict__["spark"] = spark
+    home = with_session(Home(folder / "home"), spark)
     import_source.table(home, folder / "items.csv", mapping(folder, "catalog"))
     return home
 

@@ -33,10 +33,11 @@ BUCKET = "dsirm-tests"
 CHAIN = """
 import sys
 from pathlib import Path
-from jobs import cli, nightly
+from jobs import nightly
+from jobs.cli_errors import configure_logging
 from jobs.home import Home
 from tests.marketplace import fill
-cli._configure_logging()
+configure_logging()
 home = Home(Path(sys.argv[1]))
 fill(home)
 print(nightly.run(home).release)
