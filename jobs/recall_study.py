@@ -30,7 +30,7 @@ from schemas.fingerprint import digest
 
 JOB = "recall-study"
 MAIN = ("cq-sid", "rq-vae")
-"""Variants of the main comparison, under every seed; the ablations are learnt under the first few."""
+"""Variants of the main comparison, under every seed; all else is learnt under the first few."""
 
 
 class Scale(NamedTuple):
@@ -39,7 +39,8 @@ class Scale(NamedTuple):
     world: World
     codebook_sizes: tuple[int, int, int]
     seeds: int
-    ablation_seeds: int
+    few_seeds: int
+    """Of the ablations and of all that goes on from a personal chain."""
     quantizer_steps: int
     epochs: tuple[int, int, int]
     """Of the stages items, queries and users."""
@@ -56,14 +57,14 @@ FULL = Scale(
         queries=40_000,
         days=12,
         later=3,
-        train_requests=200_000,
-        later_requests=120_000,
+        train_requests=150_000,
+        later_requests=100_000,
     ),
     codebook_sizes=(256, 24, 24),
     seeds=5,
-    ablation_seeds=3,
+    few_seeds=3,
     quantizer_steps=2000,
-    epochs=(2, 6, 2),
+    epochs=(1, 6, 2),
     align_steps=1000,
     deep_requests=10_000,
     draws=10_000,
@@ -72,14 +73,14 @@ QUICK = Scale(
     world=World(seed=1, items=3000, users=200, queries=1200, days=4, later=1, train_requests=8000, later_requests=3000),
     codebook_sizes=(128, 8, 8),
     seeds=2,
-    ablation_seeds=2,
+    few_seeds=2,
     quantizer_steps=150,
     epochs=(1, 2, 1),
     align_steps=20,
     deep_requests=500,
     draws=1000,
 )
-BEAMS, DEEP_BEAMS = 10, 250
+BEAMS, DEEP_BEAMS = 10, 200
 """More than the paper's 100, so that RQ-VAE's smaller SIDs come near 1,000 items too."""
 RATE = 1e-3
 """At which the small generator learns its stages. The profile's rates are the paper's, of a language model."""
@@ -177,12 +178,12 @@ def tasks(root: Path, data: Path, settings: RecallSettings, scale: Scale) -> dic
         }
         return Task(variant, seed, data, settings, root / "chains" / digest(asked)[:16], **parents)
 
-    seeds, few = range(1, scale.seeds + 1), range(1, scale.ablation_seeds + 1)
+    seeds, few = range(1, scale.seeds + 1), range(1, scale.few_seeds + 1)
     main = {(name, seed): task(name, seed) for name in MAIN for seed in seeds}
     ablations = [task(name, seed) for name in VARIANTS if name not in MAIN for seed in few]
     base = {seed: main["cq-sid", seed].out for seed in seeds}
-    personal = {seed: task("personalised", seed, base=base[seed]) for seed in seeds}
-    arms = [task(arm, seed, base=base[seed], start=personal[seed].out) for seed in seeds for arm in ARMS]
+    personal = {seed: task("personalised", seed, base=base[seed]) for seed in few}
+    arms = [task(arm, seed, base=base[seed], start=personal[seed].out) for seed in few for arm in ARMS]
     channels = [task(name, None) for name in CHANNELS]
     return {
         "Learning SIDs": list(main.values()),

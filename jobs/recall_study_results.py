@@ -46,7 +46,7 @@ WIDE_SLICED = ("clk@1", "clk@10")
 BUDGETS = [Wish(kind, Cut(items=count)) for kind in ("clk", "buy") for count in (100, 1000)]
 DEEP = [Wish("clk", Cut(100)), Wish("exp", Cut(100)), Wish("buy", Cut(100)), *BUDGETS]
 DEEP_SLICED = ("clk@100", "clk@100items", "clk@1000items")
-SWEEP = (1, 2, 3, 5, 10, 20, 30, 50, 65, 80, 100, 150, 250)
+SWEEP = (1, 2, 3, 5, 10, 20, 30, 50, 65, 80, 100, 150, 200)
 MOST = 1000
 EQUAL = (10, 20, 50, 100)
 """Beams of RQ-VAE whose rate CQ-SID is to reach with fewer."""
