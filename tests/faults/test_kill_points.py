@@ -100,7 +100,8 @@ def test_killed_and_run_again_is_as_if_nothing_had_happened(job, what, where, ch
             worker.kill_at(reached)
         if where in WHERES:
             then, dead = on_disk(home.root, what)
-            assert then - version == (where in ("commit", "lost"))
+            # A table that was not there is made first, by a commit of its own (test_twins stops after that).
+            assert then - max(version, 0) == (where in ("commit", "lost"))
             assert bool(dead - lost) == (where == "files"), "a point is where it says it is"
         seen_then = releases.current(home.store)["release"]
         with_session(home, spark)
