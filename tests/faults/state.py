@@ -25,12 +25,12 @@ def rows_digest(rows):
 
 
 def state(root):
-    """Rows of every table, bytes of every model, plan and audit of a home."""
+    """Rows of every table, bytes of every model, plan and audit of a home; an audit's pages say when they were made."""
     home = Home(root)
     found = {name: rows_digest(home.store.read_arrow(name)) for name in TABLES if home.store.exists(name)}
     for place in ("artifacts", "plans", "audits"):
         for path in sorted((home.root / place).rglob("*")):
-            if path.is_file() and ".partial" not in str(path):
+            if path.is_file() and ".partial" not in str(path) and path.suffix != ".html":
                 found[str(path.relative_to(home.root))] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     return found
 
