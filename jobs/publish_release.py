@@ -27,7 +27,8 @@ def run(home: Home, plan: Plan, *, again: bool = False) -> None:
         "encoder_version": plan.encoder_version,
         "codebook_version": plan.codebook_version,
         "generator_version": plan.generator_version,
-        "inputs": list(plan.inputs.items()),
+        # In one order, whether the plan was just made or read again after a kill.
+        "inputs": sorted(plan.inputs.items()),
         "code_revision": code_revision(),
         "config_hash": plan.config_hash,
         "metrics": list(passed(home, plan.release).items()),
