@@ -96,7 +96,7 @@ def test_the_lock_closes_the_gap_between_the_look_and_the_rename(engines, racers
     replace_at_once(pair, base, [ONE, TWO], [0, 0], lambda: 0)
     lost = {True: 0, False: 0}
     try:
-        for locked in (True, True, False, False, False):
+        for locked in (True, True, *[False] * 8):
             number += 1
             reached = tmp_path / f"reached-{number}"
             for worker, kind in zip(pair, engines, strict=True):
