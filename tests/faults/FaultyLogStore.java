@@ -14,7 +14,8 @@ import org.apache.hadoop.fs.Path;
  *
  * System property faults.at is "TABLE POINT": files (before the commit), commit (after it), lost (the commit lands, the
  * caller gets an error) or gap (look whether the commit is there, say so, wait, then write it: the check-then-rename of
- * the store it extends, with a second and a half between the two).
+ * the store it extends, with five seconds between the two, for another JVM takes seconds to its own look on a machine
+ * that has other work).
  */
 public class FaultyLogStore extends HDFSLogStore {
   public FaultyLogStore(Configuration conf) {
@@ -36,7 +37,7 @@ public class FaultyLogStore extends HDFSLogStore {
     if (fault[1].equals("gap")) {
       if (path.getFileSystem(conf).exists(path)) throw new FileAlreadyExistsException(path.toString());
       sayReached();
-      sleep(1500);
+      sleep(5000);
       super.write(path, actions, true, conf);
       return;
     }
