@@ -67,21 +67,16 @@ def _is_text(text: str) -> bool:
 
 def _about_storage(error: Exception) -> str | None:
     """The message of an error of a disk or an object store; None for any other."""
-    if "FAILED_READ_FILE.FILE_NOT_EXIST" in str(error):
+    if gone := next((line for line in str(error).splitlines() if "FAILED_READ_FILE.FILE_NOT_EXIST" in line), None):
         return (
             "A file that this release was planned on is gone: `dsirm forget`, or another VACUUM, deleted it meanwhile. "
-            f"Run `dsirm nightly` again: it plans anew. {_first_line(error)}"
+            f"Run `dsirm nightly` again: it plans anew. {gone.strip()}"
         )
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if not kinds & {"OSError", "DeltaError"}:
         return None
     told = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
     return f"The storage refused ({type(error).__name__}): {told}"
-
-
-def _first_line(error: Exception) -> str:
-    told = str(error).strip().splitlines()
-    return next((line for line in told if "FILE_NOT_EXIST" in line), told[0])
 
 
 def _about_data(error: Exception) -> str | None:

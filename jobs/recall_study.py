@@ -19,6 +19,7 @@ from jobs import recall_study_world
 from jobs.files import is_whole
 from jobs.home import Home
 from jobs.recall_study_report import Studied, write_report
+from jobs.recall_study_results import SWEEP
 from jobs.recall_study_work import CHANNELS, Task, learn
 from jobs.recall_study_world import World, make_data
 from jobs.settings import load_settings
@@ -80,7 +81,7 @@ QUICK = Scale(
     deep_requests=500,
     draws=1000,
 )
-BEAMS, DEEP_BEAMS = 10, 200
+BEAMS, DEEP_BEAMS = 10, max(SWEEP)
 """More than the paper's 100, so that RQ-VAE's smaller SIDs come near 1,000 items too."""
 RATE = 1e-3
 """At which the small generator learns its stages. The profile's rates are the paper's, of a language model."""

@@ -5,6 +5,9 @@ import subprocess
 import sys
 
 import pytest
+import typer
+
+from jobs.cli_errors import run_told
 
 HEAVY = ("torch", "pyspark", "transformers", "great_expectations", "airflow", "pandas", "deltalake", "faiss")
 
@@ -56,6 +59,22 @@ def test_a_data_error_is_one_line_and_exit_code_65(tmp_path, arguments, says):
     assert done.returncode == 65, done.stderr
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_file_that_was_vacuumed_away_is_told_with_what_to_do(monkeypatch, capsys):
+    app = typer.Typer()
+
+    @app.command()
+    def job():
+        raise RuntimeError("calling o1.save\n: [FAILED_READ_FILE.FILE_NOT_EXIST] file:/t/1.parquet\n\tat org")
+
+    monkeypatch.setattr(sys, "argv", ["dsirm"])
+    with pytest.raises(SystemExit) as ended:
+        run_told(app)
+    told = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert told.startswith("Error: A file that this release was planned on is gone")
+    assert "dsirm nightly" in told and "file:/t/1.parquet" in told and "at org" not in told
 
 
 def test_status_of_an_empty_home_as_json(tmp_path):
