@@ -36,7 +36,8 @@ CQSID_NIGHT = {f"tests/jobs/test_{name}.py" for name in ("cqsid", "recall", "rec
 """Files that read one night of CQ-SID."""
 
 settings.register_profile("default", deadline=None, max_examples=60, derandomize=True)
-settings.register_profile("nightly", deadline=None, max_examples=10_000)
+# Other inputs every night, also where an environment says CI; a failure prints what makes it come again.
+settings.register_profile("nightly", deadline=None, max_examples=3_000, derandomize=False, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 

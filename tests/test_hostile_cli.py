@@ -74,7 +74,9 @@ def ran(capsys, *arguments):
         code = 0
     except SystemExit as end:
         code = end.code or 0
-    except BaseException:
+    except KeyboardInterrupt:
+        raise  # whoever stops the tests is no finding
+    except BaseException:  # a panic of Rust is no Exception
         code = traceback.format_exc()
     finally:
         sys.argv = before
