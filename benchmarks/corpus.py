@@ -18,7 +18,7 @@ from benchmarks.figures import Figure, Usage, apart, save
 from jobs.home import Home
 from jobs.partitions import label
 
-PAIRS = {"small": (1_000_000,), "full": (5_000_000, 20_000_000, 80_000_000)}
+PAIRS = {"small": (1_000_000,), "full": (5_000_000, 80_000_000)}
 MEMORY = {"small": "4GB", "full": "9GB"}
 TABLES = ("pair_days", "query_days", "pairs", "queries")
 WINDOW = 30

@@ -7,10 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
 from schemas.contract import ContractError
 
 ASSIGNED = "item_id STRING, item_hash BIGINT, codes ARRAY<INT>, sid BIGINT, residual_norm FLOAT, level1_by STRING"
+
+# So many items' ids and categories, some 100 bytes each, go to every executor sooner than their vectors are shuffled.
+BROADCAST_ITEMS = 2_000_000
 
 # (vectors (N, D) float32, level-1 codes (N,) int32 with -1 where none is fixed, item hashes (N,) int64)
 # -> codes (N, L) int32, packed SIDs (N,) int64, residual norms (N,) float32, how the first code was chosen (N,) str
@@ -31,9 +35,10 @@ def assign_items(
     Raises:
         ContractError: in a worker, where a vector has another width or holds NaN, infinity or NULL.
     """
-    with_vectors = catalog.select("item_id", "item_hash", "category", "text_hash").join(
-        embeddings.select("text_hash", "embedding"), "text_hash"
-    )
+    items = catalog.select("item_id", "item_hash", "category", "text_hash")
+    if items.count() <= BROADCAST_ITEMS:
+        items = F.broadcast(items)
+    with_vectors = items.join(embeddings.select("text_hash", "embedding"), "text_hash")
 
     def batches(tables: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in tables:
