@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from benchmarks.figures import Figure, Usage, apart, save
 from jobs.home import Home
 from jobs.partitions import label
 
-PAIRS = {"small": (1_000_000,), "full": (5_000_000, 80_000_000)}
+PAIRS = {"small": (1_000_000,), "full": (80_000_000, 5_000_000)}
 MEMORY = {"small": "4GB", "full": "9GB"}
 TABLES = ("pair_days", "query_days", "pairs", "queries")
 WINDOW = 30
@@ -33,7 +34,7 @@ COMET = """
 
 
 def main(size: str) -> None:
-    """Every size in turn, each in homes of its own; the largest is also grown by a night and by a late file.
+    """The largest size against DuckDB, its next night and a late file; the least proves that both ways end the same.
 
     What is measured is saved figure by figure: the full size takes hours.
     """
@@ -45,7 +46,7 @@ def main(size: str) -> None:
 
 
 def _figures(size: str, facts: dict[str, Any]) -> Iterator[Figure]:
-    taken: dict[int, float] = {}
+    taken: dict[int, Usage] = {}
     for pairs in PAIRS[size]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -53,15 +54,31 @@ def _figures(size: str, facts: dict[str, Any]) -> Iterator[Figure]:
             made = _log(home, pairs)
             ours = apart(_rebuild, home, WINDOW - 1, folders=[folder])
             found = _sums(home)
-            taken[found["pairs"]["n"]] = ours.seconds
-            facts["sizes"].append({"pairs": found["pairs"]["n"], "events": made, **ours._asdict()})
-            if pairs == PAIRS["full"][0]:
-                yield from _accelerated(home, folder, ours)
-            if pairs == PAIRS[size][-1]:
-                if len(taken) > 1:
-                    yield _growth(taken)
+            count = found["pairs"]["n"]
+            taken[count] = ours
+            facts["sizes"].append({"pairs": count, "events": made, **ours._asdict()})
+            largest, least = pairs == max(PAIRS[size]), pairs == min(PAIRS[size])
+            if largest:
+                yield from _held(count, ours)
                 yield _against_duckdb(size, folder, ours, found)
-                yield from _nights(folder, pairs)
+            if least and size == "full":
+                yield from _accelerated(home, folder, ours)
+            nights = _nights(folder, pairs, ours)
+            if largest:
+                yield from nights
+            if least:
+                yield _proof(home, folder, ours)
+    if len(taken) > 1:
+        yield _growth({count: used.seconds for count, used in taken.items()})
+
+
+def _held(pairs: int, ours: Usage) -> Iterator[Figure]:
+    what = f"full rebuild of {pairs:,} pairs"
+    for name, held, limit in (("memory", ours.memory_gb, 12.0), ("disk", ours.disk_gb, 60.0)):
+        yield Figure(
+            name=f"{what}, {name}", ours=held, peer=None, peer_name="absolute", unit="GB", limit=limit,
+            note="Log, tables, and all that Spark spills and shuffles." if name == "disk" else "",
+        )  # fmt: skip
 
 
 def _growth(taken: dict[int, float]) -> Figure:
@@ -82,6 +99,7 @@ def _rebuild(root: Path, last: int) -> None:
     from jobs import aggregate_day, build_corpus
     from jobs.plan import make_plan
 
+    os.environ["SPARK_LOCAL_DIRS"] = str(root.parent / "spark")  # what Spark spills and shuffles counts as disk too
     home = Home(root)
     plan = make_plan(home, click_log.FIRST + dt.timedelta(days=last))
     aggregate_day.run(home, [dt.date.fromisoformat(day) for day in plan.days])
@@ -139,8 +157,8 @@ def _files(path: str) -> str:
     return f"read_parquet([{uris}], hive_partitioning = true)"
 
 
-def _nights(folder: Path, pairs: int) -> Iterator[Figure]:
-    """The night after, and a late file for an old day; both must end as a rebuild from nothing does."""
+def _nights(folder: Path, pairs: int, rebuild: Usage) -> list[Figure]:
+    """The night after, and a late file for an old day."""
     home = Home(folder / "home")
     searches = int(pairs / click_log.PAIRS_PER_SEARCH)
     day = {"queries": searches // 4, "items": click_log.items(pairs), "seed": 1}
@@ -159,43 +177,53 @@ def _nights(folder: Path, pairs: int) -> Iterator[Figure]:
     old_day = str(click_log.FIRST + dt.timedelta(days=10))
     if touched != {(old_day,)}:
         raise RuntimeError(f"A late file for {old_day} rewrote {sorted(touched)}.")
-    fresh = _again(home, folder / "again", "", last=WINDOW)
-    note = "Ends with the same pairs and queries, row for row, as a rebuild from nothing."
-    yield Figure(
-        name="the next night", ours=night.seconds, peer=fresh.seconds, peer_name="full rebuild", unit="s",
-        limit=0.2, memory_gb=night.memory_gb, peer_memory_gb=fresh.memory_gb, note=note,
-    )  # fmt: skip
-    yield Figure(
-        name="a late file for an old day", ours=late.seconds, peer=fresh.seconds, peer_name="full rebuild",
-        unit="s", limit=None, memory_gb=late.memory_gb,
-        note=f"Rewrote the partition {old_day} of the daily tables, no other. {note}",
+    peer = {"peer": rebuild.seconds, "peer_name": "full rebuild of 30 days", "peer_memory_gb": rebuild.memory_gb}
+    return [
+        Figure(
+            name="the next night", ours=night.seconds, unit="s", limit=0.2, memory_gb=night.memory_gb, **peer,
+        ),
+        Figure(
+            name="a late file for an old day", ours=late.seconds, unit="s", limit=None, memory_gb=late.memory_gb,
+            note=f"Rewrote the partition {old_day} of the daily tables, no other.", **peer,
+        ),
+    ]  # fmt: skip
+
+
+def _proof(home: Path, folder: Path, ours: Usage) -> Figure:
+    """What a night and a late file left, against a rebuild from nothing of the same log."""
+    fresh = _copied(home, folder / "again", "")
+    used = apart(_rebuild, fresh.root, WINDOW)
+    _check_equal(Home(home), fresh, WINDOW)
+    return Figure(
+        name="rebuild from nothing after a night and a late file", ours=used.seconds, peer=ours.seconds,
+        peer_name="full rebuild of 30 days", unit="s", limit=None,
+        note=f"The same {', '.join(TABLES)}, row for row, as the night and the late file left.",
     )  # fmt: skip
 
 
 def _accelerated(root: Path, folder: Path, ours: Usage) -> Iterator[Figure]:
     """With a native accelerator, at the least of the full sizes: its own start does not count there any more."""
+    home = _copied(root, folder / "comet", COMET)
     try:
-        theirs = _again(Home(root), folder / "comet", COMET, last=WINDOW - 1)
+        theirs = apart(_rebuild, home.root, WINDOW - 1)
     except RuntimeError as error:  # its jars are fetched when asked for; without them the other figures stand
         print(f"No figure for DataFusion Comet: {error}", flush=True)  # noqa: T201
         return
+    _check_equal(Home(root), home, WINDOW - 1)
     yield Figure(
         name="full rebuild with DataFusion Comet", ours=theirs.seconds, peer=ours.seconds,
         peer_name="the same without", unit="s", limit=None, memory_gb=theirs.memory_gb,
-        peer_memory_gb=ours.memory_gb, note="Ends with the same pairs and queries, row for row.",
+        peer_memory_gb=ours.memory_gb, note="Ends with the same tables, row for row.",
     )  # fmt: skip
 
 
-def _again(home: Home, root: Path, settings: str, *, last: int) -> Usage:
-    """Rebuild the window that ends on day `last` in another home, and compare its pairs and queries row for row."""
-    (root / "tables").mkdir(parents=True)
-    (root / "dsirm.toml").write_text(settings, encoding="utf-8")
+def _copied(root: Path, other: Path, settings: str) -> Home:
+    """Another home over the same log and catalogue, with nothing computed yet."""
+    (other / "tables").mkdir(parents=True)
+    (other / "dsirm.toml").write_text(settings, encoding="utf-8")
     for name in ("click_log", "catalog"):
-        (root / "tables" / name).symlink_to(home.store.path(name), target_is_directory=True)
-    used = apart(_rebuild, root, last)
-    for name in ("pairs", "queries"):
-        _check_equal(name, home, Home(root), click_log.FIRST + dt.timedelta(days=last))
-    return used
+        (other / "tables" / name).symlink_to(Home(root).store.path(name), target_is_directory=True)
+    return Home(other)
 
 
 def _version(home: Home, name: str) -> int:
@@ -210,14 +238,18 @@ def _touched(home: Home, name: str, since: int) -> list[tuple[str, ...]]:
     return [(uri.rsplit("event_date=", 1)[1].split("/")[0],) for uri in fresh]
 
 
-def _check_equal(name: str, one: Home, other: Home, day: dt.date) -> None:
-    def rows(home: Home) -> str:
-        return f"SELECT * FROM {_files(home.store.path(name))} WHERE as_of_date = DATE '{day}'"
-
-    for a, b in ((one, other), (other, one)):
-        differing = f"SELECT count(*) FROM ({rows(a)} EXCEPT ALL {rows(b)})"
-        if count := duckdb.sql(differing).fetchall()[0][0]:
-            raise RuntimeError(f"{count} rows of {name} differ from those of a rebuild from nothing.")
+def _check_equal(one: Home, other: Home, last: int) -> None:
+    """Every table of the window that ends on day `last`, row for row."""
+    end = click_log.FIRST + dt.timedelta(days=last)
+    first = end - dt.timedelta(days=WINDOW - 1)
+    for name in TABLES:
+        within = f"event_date BETWEEN DATE '{first}' AND DATE '{end}'"
+        when = within if name.endswith("_days") else f"as_of_date = DATE '{end}'"
+        rows = [f"SELECT * FROM {_files(home.store.path(name))} WHERE {when}" for home in (one, other)]
+        for a, b in (rows, rows[::-1]):
+            (differing,) = duckdb.sql(f"SELECT count(*) FROM ({a} EXCEPT ALL {b})").fetchall()[0]
+            if differing:
+                raise RuntimeError(f"{differing} rows of {name} differ from those of a rebuild from nothing.")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping, Sequence
 
-from pyspark import StorageLevel
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -19,13 +18,12 @@ from jobs.errors import DataError
 from jobs.home import Home
 from jobs.partitions import Partition, label
 from jobs.plan import Plan
+from jobs.staging import staging
 from pipelines import clicks
 from pipelines.user_profiles import pseudonyms, user_searches
 from schemas.fingerprint import digest
 
 JOB = "aggregate-day"
-FEW = 100_000
-"""Rows that any executor can hold."""
 
 
 def memos_of(home: Home, days: Sequence[str], marks: Mapping[str, str]) -> dict[str, str]:
@@ -75,51 +73,39 @@ def run(home: Home, days: Sequence[dt.date], version: int | None = None) -> None
     searches = store.target("user_searches", *parts) if home.settings.personal else None
     quarantine = store.target("quarantine", *quarantined)
     log = store.read(spark, "click_log", *parts, version=version)
-    staged: list[DataFrame] = []
-
-    def stage(frame: DataFrame) -> DataFrame:
-        kept = frame.persist(StorageLevel.DISK_ONLY)
-        staged.append(kept)
-        # Counted at once: what is kept then knows its size, and joins with the small ones move no large one.
-        if kept.count() > FEW:
-            return kept
-        # What is kept shows its whole plan in those above it, stage upon stage: a small day's time went into writing
-        # such plans down. A checkpoint has none. It does not know its size either, hence the hint.
-        return F.broadcast(kept.localCheckpoint(storageLevel=StorageLevel.DISK_ONLY))
-
-    events = clicks.clean_events(
-        log,
-        stage=stage,
-        max_query_chars=limits.max_query_chars,
-        robot_events=limits.robot_events,
-        robot_searches=limits.robot_searches,
-        count_users=by_user or searches is not None,
-    )
-    named, nameless = clicks.with_queries(events.kept)
-    if searches:
-        named = stage(named)  # two tables are made of it
-    shown = stage(clicks.position_counts(clicks.join_views(named)))
-    refused = stage(events.refused.unionByName(clicks.refused_events(nameless)))
-    (counted,) = shown.agg(F.coalesce(F.sum("events"), F.lit(0))).collect()[0]
-    read, out = log.count(), refused.count()
-    if read != counted + out:
-        raise DataError(
-            f"{read} events read, but {counted} counted and {out} quarantined: {read - counted - out} lost."
+    with staging() as stage:
+        events = clicks.clean_events(
+            log,
+            stage=stage,
+            max_query_chars=limits.max_query_chars,
+            robot_events=limits.robot_events,
+            robot_searches=limits.robot_searches,
+            count_users=by_user or searches is not None,
         )
-    counts = {"read": read, "accepted": counted, "quarantined": out}
-    by_day = dict(zip(map(label, parts), memos.values(), strict=True))
-    quarantine.replace(
-        refused.withColumns({"run_date": F.col("event_date"), "job": F.lit(JOB)}).drop("event_date"),
-        job=JOB,
-        memo=dict(zip(map(label, quarantined), memos.values(), strict=True)),
-        counts=counts,
-    )
-    query_days.replace(clicks.query_counts(events.kept, events.texts), job=JOB, memo=by_day, counts=counts)
-    if query_users:
-        query_users.replace(clicks.query_users(events.kept), job=JOB, memo=by_day, counts=counts)
-    if searches:
-        searches.replace(user_searches(named, pseudonyms(log)), job=JOB, memo=by_day, counts=counts)
-    # Last: its memo says that the day is done.
-    pair_days.replace(clicks.pair_counts(shown, clicks.position_curve(shown)), job=JOB, memo=by_day, counts=counts)
-    for frame in staged:
-        frame.unpersist()
+        named, nameless = clicks.with_queries(events.kept, stage)
+        shown = stage(clicks.position_counts(clicks.join_views(named)))
+        refused = stage(events.refused.unionByName(clicks.refused_events(nameless)))
+        few = spark.sparkContext.defaultParallelism
+        (counted,) = shown.agg(F.coalesce(F.sum("events"), F.lit(0))).collect()[0]
+        read, out = log.count(), refused.count()
+        if read != counted + out:
+            raise DataError(
+                f"{read} events read, but {counted} counted and {out} quarantined: {read - counted - out} lost."
+            )
+        counts = {"read": read, "accepted": counted, "quarantined": out}
+        by_day = dict(zip(map(label, parts), memos.values(), strict=True))
+        quarantine.replace(
+            # Each task writes a file a day: of the few that are refused they would be tiny.
+            refused.coalesce(few).withColumns({"run_date": F.col("event_date"), "job": F.lit(JOB)}).drop("event_date"),
+            job=JOB,
+            memo=dict(zip(map(label, quarantined), memos.values(), strict=True)),
+            counts=counts,
+        )
+        query_days.replace(clicks.query_counts(named, events.texts), job=JOB, memo=by_day, counts=counts)
+        if query_users:
+            own = named.where("own_query")
+            query_users.replace(clicks.query_users(own), job=JOB, memo=by_day, counts=counts)
+        if searches:
+            searches.replace(user_searches(named, pseudonyms(log)), job=JOB, memo=by_day, counts=counts)
+        # Last: its memo says that the day is done.
+        pair_days.replace(clicks.pair_counts(shown, clicks.position_curve(shown)), job=JOB, memo=by_day, counts=counts)

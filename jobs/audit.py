@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import statistics
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -34,9 +35,10 @@ TRAILING_DAYS, LEAST_DAYS = 7, 3
 
 
 def run(home: Home, plan: Plan) -> None:
-    """Audit, unless this release passed already."""
+    """Audit, unless this release passed already and what it was held against still serves."""
     path = home.root / "audits" / f"{plan.release}.json"
-    if path.is_file():
+    history = releases.history(home.store)
+    if path.is_file() and _stands(history, plan.release, _outcome(path)):
         return
     found: list[str] = []
     refused: list[pa.Table] = []
@@ -60,7 +62,7 @@ def run(home: Home, plan: Plan) -> None:
             f"Release {plan.release} is not published; {serving['release'] if serving else 'no release'} goes on "
             "serving. Rules broken:\n  " + "\n  ".join(found) + f"\nAll rules: {pages}; rows: quarantine."
         )
-    write_json(path, metrics)
+    write_json(path, {"seen": int(history[-1]["sequence"]) if history else 0, "metrics": metrics})
 
 
 def _kept(rows: DataFrame, name: str) -> pa.Table:
@@ -79,13 +81,37 @@ def _quarantine(home: Home, plan: Plan, refused: list[pa.Table]) -> None:
     target.replace(rows, job=JOB, counts={"quarantined": len(rows)})
 
 
-def passed(home: Home, release: str) -> dict[str, float]:
-    """The figures of a release that passed its audit. Raises DataError for one that did not."""
+def passed(home: Home, release: str, *, whenever: bool = False) -> dict[str, float]:
+    """The figures of a release that passed its audit, beside what serves now unless `whenever`.
+
+    Raises:
+        DataError: it did not, or was audited beside a release that does not serve any more.
+
+    """
     path = home.root / "audits" / f"{release}.json"
     if not path.is_file():
         raise DataError(f"{release} has not passed an audit: run `dsirm audit --release {release}` first.")
-    metrics: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+    outcome = _outcome(path)
+    if not whenever and not _stands(releases.history(home.store), release, outcome):
+        raise DataError(
+            f"Another release serves than when {release} was audited: run `dsirm audit --release {release}` again."
+        )
+    metrics: dict[str, float] = outcome["metrics"]
     return metrics
+
+
+def _stands(history: list[releases.Row], release: str, outcome: dict[str, Any]) -> bool:
+    """Whether what an audit compared with is what a release would take the place of, or has taken."""
+    serves = bool(history) and history[-1]["current"] == release
+    return serves or not releases.moved(history, outcome["seen"])
+
+
+def _outcome(path: Path) -> dict[str, Any]:
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+        return {"seen": int(body["seen"]), "metrics": dict(body["metrics"])}
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path} is damaged: delete it, and the audit runs again.") from error
 
 
 def figures(home: Home, plan: Plan) -> dict[str, float]:

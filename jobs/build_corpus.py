@@ -16,6 +16,7 @@ from jobs.aggregate_day import read_window
 from jobs.errors import DataError
 from jobs.home import Home
 from jobs.plan import Plan
+from jobs.staging import staging
 from pipelines import corpus
 
 JOB = "build-corpus"
@@ -28,31 +29,35 @@ def run(home: Home, plan: Plan) -> None:
     pairs, queries = store.target("pairs", part), store.target("queries", part)
     if pairs.is_done(plan.corpus_memo) and queries.is_done(plan.corpus_memo):
         return
-    query_days = read_window(home, plan, "query_days")
-    if (clash := corpus.colliding_hashes(query_days, "query_id", "query").first()) is not None:
-        raise DataError(f"Two queries share a 64-bit hash: {clash['a']!r} and {clash['b']!r}. Remove one from the log.")
-    pair_days, counts = read_window(home, plan, "pair_days"), {}
+    query_days, pair_days = read_window(home, plan, "query_days"), read_window(home, plan, "pair_days")
+    counts: dict[str, int] = {}
     least = home.settings.privacy.min_query_users
     if least > 1:
         users = read_window(home, plan, "query_users")
         allowed = corpus.enough_users(users, least).persist(StorageLevel.DISK_ONLY)
         counts = _withheld(query_days, allowed, least)
         query_days, pair_days = corpus.only(query_days, allowed), corpus.only(pair_days, allowed)
-    built = corpus.build_corpus(
-        pair_days,
-        query_days,
-        planned.read(home, plan, "catalog"),
-        as_of_date=F.lit(plan.date),
-        max_items_per_query=settings.max_items_per_query,
-        purchase_weight=settings.purchase_weight,
-        prior_clicks=settings.prior_clicks,
-        valid_share=settings.valid_share,
-        test_share=settings.test_share,
-        head_share=settings.head_share,
-        tail_share=settings.tail_share,
-    )
-    queries.replace(built.queries, job=JOB, memo=plan.corpus_memo, counts=counts)
-    pairs.replace(built.pairs, job=JOB, memo=plan.corpus_memo, counts={"trimmed": built.trimmed.count()})
+    with staging() as stage:
+        built = corpus.build_corpus(
+            pair_days,
+            query_days,
+            planned.read(home, plan, "catalog"),
+            as_of_date=F.lit(plan.date),
+            max_items_per_query=settings.max_items_per_query,
+            purchase_weight=settings.purchase_weight,
+            prior_clicks=settings.prior_clicks,
+            valid_share=settings.valid_share,
+            test_share=settings.test_share,
+            head_share=settings.head_share,
+            tail_share=settings.tail_share,
+            stage=stage,
+        )
+        if (clash := built.clashes.first()) is not None:
+            raise DataError(
+                f"Two queries share a 64-bit hash: {clash['a']!r} and {clash['b']!r}. Remove one from the log."
+            )
+        queries.replace(built.queries, job=JOB, memo=plan.corpus_memo, counts=counts)
+        pairs.replace(built.pairs, job=JOB, memo=plan.corpus_memo, counts={"trimmed": built.trimmed.count()})
 
 
 def _withheld(query_days: DataFrame, allowed: DataFrame, least: int) -> dict[str, int]:

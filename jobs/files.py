@@ -26,11 +26,16 @@ def draft_of(path: Path) -> Path:
 def write_json(path: Path, body: Any) -> None:
     """Write JSON beside its place and rename it there: a reader sees the old file or the new one.
 
+    So it is after a power cut: the text reaches the disk before the name does.
+
     Of two writers at once the last wins, whole: each has a draft of its own.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = draft_of(path)
-    draft.write_text(json.dumps(body, indent=2, sort_keys=True), encoding="utf-8")
+    with draft.open("w", encoding="utf-8") as handle:
+        handle.write(json.dumps(body, indent=2, sort_keys=True))
+        handle.flush()
+        os.fsync(handle.fileno())
     draft.replace(path)
 
 

@@ -45,8 +45,10 @@ def run(home: Home, *, user: str | None = None, known_as: str | None = None) -> 
     for name in [*aliases, *([user] if user is not None else [])]:
         in_row = in_row | F.col("row").contains(f'"user":{json.dumps(name, ensure_ascii=False)}')
     if user is not None:
-        # A record that an import could not read is kept as it came, wherever it names whom.
-        in_row = in_row | (F.col("row").startswith('{"value":') & F.col("row").contains(json.dumps(user)[1:-1]))
+        # A record that an import could not read is kept as it came, wherever and however it names whom.
+        unread = F.get_json_object("row", "$.value")
+        for name in (user, *(json.dumps(user, ensure_ascii=ascii)[1:-1] for ascii in (True, False))):
+            in_row = in_row | F.coalesce(unread.contains(name), F.lit(False))
     removed = {name: _remove(home, name, F.col("user").isin(aliases)) for name in CARRY_USERS}
     removed["quarantine"] = _remove(home, "quarantine", in_row)
     for name in removed:

@@ -65,13 +65,12 @@ def run(home: Home, *, dry_run: bool = False) -> dict[str, Any]:
 
 
 def _needed(home: Home, rows: list[releases.Row], keep: set[str]) -> list[dict[str, str]]:
-    """Release, date and versions of what is kept, and of what is being made: planned on the history as it is now."""
+    """Release, date and versions of what is kept, and of what is being made: planned on what serves now."""
     fields = ("release", "as_of_date", "encoder_version", "codebook_version", "generator_version")
-    seen = int(rows[-1]["sequence"]) if rows else 0
     made = [releases.find(rows, name) for name in sorted(keep)]
     for path in sorted((home.root / "plans").glob("????-??-??-*.json")):
         plan = _read(path)
-        if plan["seen"] == seen:
+        if not releases.moved(rows, plan["seen"]):
             made.append(plan)
     return [{field: str(row[field]) for field in fields} for row in made]
 

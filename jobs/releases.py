@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Mapping
 from typing import Any
 
-from jobs.errors import DataError
+from jobs.errors import ConcurrentWrite, DataError
 from jobs.storage import Store
 
 Row = dict[str, Any]
@@ -66,6 +66,12 @@ def states(rows: list[Row]) -> dict[str, str]:
     return {release: state(release) for release in dict.fromkeys(str(row["release"]) for row in rows)}
 
 
+def moved(rows: list[Row], seen: int) -> bool:
+    """Whether what serves changed after the row of sequence `seen`: by publishing or rolling back, not by a pin."""
+    last = int(rows[-1]["sequence"]) if rows else 0
+    return seen > last or any(row["state"] in ("published", "rolled_back") for row in rows if row["sequence"] > seen)
+
+
 def pinned(rows: list[Row]) -> set[str]:
     """Releases that retention never removes."""
     return {row["release"] for row in rows if row["state"] == "pinned"}
@@ -93,10 +99,10 @@ def remove(store: Store, release: str) -> None:
 def publish(store: Store, release: Mapping[str, Any], *, seen: int, again: bool = False) -> bool:
     """Append the row that makes a release current; False where it is current already.
 
-    `seen` is the highest sequence its audit looked at.
+    `seen` is the highest sequence that its plan looked at.
 
     Raises:
-        ConcurrentWrite: a row came after `seen`.
+        ConcurrentWrite: another release was published, or one rolled back, after `seen`.
         DataError: the release was rolled back and `again` is not set.
 
     """
@@ -109,7 +115,12 @@ def publish(store: Store, release: Mapping[str, Any], *, seen: int, again: bool 
             f"{release['release']} was rolled back, so it is not published again by itself. If it is good after all: "
             f"dsirm publish-release --release {release['release']} --again"
         )
-    store.append_release({**release, "sequence": seen + 1, "state": "published", "current": release["release"]})
+    if moved(rows, seen):
+        raise ConcurrentWrite(
+            f"Another release serves than when {release['release']} was planned: `dsirm nightly` plans and audits anew."
+        )
+    sequence = int(rows[-1]["sequence"]) + 1 if rows else 1
+    store.append_release({**release, "sequence": sequence, "state": "published", "current": release["release"]})
     return True
 
 

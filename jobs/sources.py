@@ -80,13 +80,20 @@ def write_table(
     only: bool = False,
     counts: Mapping[str, int] | None = None,
     refused: int | None = None,
+    since: int | None = None,
 ) -> int:
     """Replace an imported table, or those of its partitions (of column `by`) that `rows` holds. Returns the row count.
 
     Rows whose fingerprint equals what is there are left alone, so importing the same data again changes nothing.
     With `only`, partitions that `rows` does not hold are emptied. `counts` of what was taken in and refused go
-    along, or follow from how many were `refused`.
+    along, or follow from how many were `refused`. `since` is the version of the table that `rows` were made from (-1:
+    there was none); the version that is there now, if they were not made from it.
+
+    Raises:
+        ConcurrentWrite: another run wrote one of the partitions meanwhile; nothing is written.
+
     """
+    since = _newest_version(home, name) if since is None else since
     kept = rows.persist(StorageLevel.DISK_ONLY)
     try:
         found = fingerprints(kept, [by] if by else []).collect()
@@ -106,7 +113,7 @@ def write_table(
             log.info("%s: %s rows, the same as before", name, total)
             return total
         changed = kept.where(F.col(by).isin([parts[part][by] for part in fresh])) if by else kept
-        target = home.store.target(name, *[parts[part] for part in fresh if by], *gone)
+        target = home.store.target(name, *[parts[part] for part in fresh if by], *gone, since=since)
         target.replace(
             changed,
             job=job,
@@ -123,7 +130,9 @@ def add_events(home: Home, events: DataFrame, *, job: str, counts: Mapping[str, 
     days = [row["event_date"] for row in events.select("event_date").distinct().collect()]
     if not days:
         return 0
-    there = home.store.read(home.spark, "click_log", *[{"event_date": day} for day in days])
+    since = _newest_version(home, "click_log")
+    parts: list[Partition] = [{"event_date": day} for day in days]
+    there = home.store.read(home.spark, "click_log", *parts, version=None if since < 0 else since)
     fresh = events.join(there.select("event_date", "event_id").distinct(), ["event_date", "event_id"], "left_anti")
     merged = there.unionByName(fresh.select(*there.columns))
     accepted = events.count()
@@ -131,7 +140,12 @@ def add_events(home: Home, events: DataFrame, *, job: str, counts: Mapping[str, 
     if known:
         log.info("%d of %d events were in the log already", known, accepted)
     told = {"accepted": accepted, **(counts or {}), "known": known}
-    return write_table(home, "click_log", merged, job=job, by="event_date", counts=told)
+    return write_table(home, "click_log", merged, job=job, by="event_date", counts=told, since=since)
+
+
+def _newest_version(home: Home, name: str) -> int:
+    version = home.store.version(name)
+    return -1 if version is None else version
 
 
 def write_catalog(home: Home, catalog: DataFrame, *, job: str, counts: Mapping[str, int] | None = None) -> int:

@@ -182,10 +182,13 @@ class Store:
 
     # Writing -----------------------------------------------------------------------------------------------------
 
-    def target(self, name: str, *partitions: Partition, watch: Partition | None = None) -> Target:
+    def target(
+        self, name: str, *partitions: Partition, watch: Partition | None = None, since: int | None = None
+    ) -> Target:
         """What a run is going to replace; notes who wrote it last, so that a second run at once is found out.
 
-        `watch`: a wider partition, where rows that another run adds beside these would break the key.
+        `watch`: a wider partition, where rows that another run adds beside these would break the key. `since`: the
+        version (-1: none) on which the run began, where it only knows by now which partitions it replaces.
         """
         table = TABLES[name]
         if table.partition and not partitions:
@@ -196,7 +199,7 @@ class Store:
             if not set(part) <= set(table.partition):
                 raise ContractError(f"{name} is partitioned by {', '.join(table.partition)}, not {', '.join(part)}.")
         watched = partitions if watch is None else (watch,)
-        return Target(self, table, partitions, watched, self._seen(name, watched))
+        return Target(self, table, partitions, watched, self._seen(name, watched, since))
 
     def append_release(self, row: Mapping[str, Any]) -> None:
         """Append one row to `releases` as the commit right after the ones that were read to choose its sequence.
@@ -235,10 +238,13 @@ class Store:
             table = deltalake.DeltaTable(self.path(name))
             return len(table.vacuum(hours, dry_run=False, enforce_retention_duration=False, full=True))
 
-    def _seen(self, name: str, partitions: Sequence[Partition]) -> int:
+    def _seen(self, name: str, partitions: Sequence[Partition], since: int | None = None) -> int:
         wanted = [{key: str(value) for key, value in part.items()} for part in partitions] or [{}]
-        touched = ((c.version, map(parsed, c.metadata["partitions"])) for c in self.commits(name))
-        return next((version for version, parts in touched if any(overlap(a, b) for b in parts for a in wanted)), -1)
+        for commit in self.commits(name):
+            parts = map(parsed, commit.metadata["partitions"])
+            if (since is None or commit.version <= since) and any(overlap(a, b) for b in parts for a in wanted):
+                return commit.version
+        return -1
 
     def _lock(self, name: str) -> AbstractContextManager[None]:
         """One writer of a table at a time among all who share the disk: the JVM's log stores check, then write, which

@@ -66,18 +66,21 @@ def clean_events(
     events = stage(named.select(*KEY, *order, _unsound(max_query_chars, F.col("_alone")).isNull().alias("_sound")))
     again = stage(events.groupBy(*KEY).count().where(F.col("count") > 1).select(*KEY))
     sound = events.where("_sound").drop("_sound")
-    several = sound.join(again, KEY, "left_semi").groupBy(*KEY).agg(F.min(F.struct(*order)).alias("event"))
-    once = sound.join(again, KEY, "left_anti").unionByName(stage(several.select(*KEY, "event.*")))
-    robots = stage(_robots(once, robot_events, robot_searches))
+    # Found by one number, which is faster than two; that a hash came again on another day changes nothing here.
+    copied = again.select("event_hash")
+    several = sound.join(copied, "event_hash", "left_semi").groupBy(*KEY).agg(F.min(F.struct(*order)).alias("event"))
+    once = sound.join(copied, "event_hash", "left_anti").unionByName(stage(several.select(*KEY, "event.*")))
+    robots = stage(_robots(once, robot_events, robot_searches, stage))
     session = ["event_date", "session"]
     robotic = once.join(robots, session, "left_semi").select(*KEY, F.lit(True).alias("_robot"))
     suspects = again.unionByName(events.where(~F.col("_sound")).select(*KEY)).withColumn("_robot", F.lit(False))
     marked = stage(suspects.unionByName(robotic).groupBy(*KEY).agg(F.max("_robot").alias("_robot")))
     texts = with_normalised_query(log.select("event_date", "query").where(F.col("query").isNotNull()))
+    whole = stage(log.withColumn("event_hash", hashed("event_id")).join(marked, KEY))
     return Events(
         kept=once.join(robots, session, "left_anti"),
         texts=texts.select("event_date", hashed("query").alias("query_id"), "query").distinct(),
-        refused=_refused_rows(stage(_whole_rows(log, marked)), log.columns, max_query_chars),
+        refused=_refused_rows(whole, log.columns, max_query_chars),
     )
 
 
@@ -105,15 +108,10 @@ def _unsound(max_query_chars: int, no_search: Column) -> Column:
     )
 
 
-def _whole_rows(log: DataFrame, marked: DataFrame) -> DataFrame:
-    """Rows of the log whose event is marked, with the normal form of their query in `_query`."""
-    found = log.withColumn("event_hash", hashed("event_id")).join(marked, KEY).withColumn("_query", F.col("query"))
-    return with_normalised_query(found, "_query")
-
-
 def _refused_rows(rows: DataFrame, columns: list[str], max_query_chars: int) -> DataFrame:
-    """All deliveries of the marked events, but for the one that counts."""
-    named = rows.withColumns({**_hashes(), "query_id": hashed("_query")})
+    """All deliveries of the marked events, whole rows of the log, but for the one that counts."""
+    normal = with_normalised_query(rows.withColumn("_query", F.col("query")), "_query")
+    named = normal.withColumns({**_hashes(), "query_id": hashed("_query")})
     judged = named.withColumn("_reason", _unsound(max_query_chars, F.col("search_id").isNull()))
     # The delivery that counts comes first, so that what is kept here is each of the others, whole.
     deliveries = Window.partitionBy(*KEY).orderBy(*ORDER, USER, *[F.col(f"`{name}`") for name in columns])
@@ -124,27 +122,30 @@ def _refused_rows(rows: DataFrame, columns: list[str], max_query_chars: int) -> 
     return refused(out, "click_log", F.col("_reason"), columns, keep=["event_date"])
 
 
-def _robots(events: DataFrame, max_events: int, max_searches: int) -> DataFrame:
-    pages = (
-        events.where(F.col("session").isNotNull())
-        .groupBy("event_date", "session", "search")
-        .agg(F.count("*").alias("n"))
-    )
-    counted = pages.groupBy("event_date", "session").agg(F.sum("n").alias("events"), F.count("*").alias("searches"))
-    return counted.where((F.col("events") > max_events) | (F.col("searches") > max_searches)).select(
-        "event_date", "session"
-    )
+def _robots(
+    events: DataFrame, max_events: int, max_searches: int, stage: Callable[[DataFrame], DataFrame]
+) -> DataFrame:
+    session = ["event_date", "session"]
+    sessions = events.where(F.col("session").isNotNull()).groupBy(*session).agg(F.count("*").alias("events"))
+    # A session has no more searches than events: they are counted of the few that have so many.
+    busy = stage(sessions.where(F.col("events") > min(max_events, max_searches)))
+    searches = events.join(busy, session).select(*session, "events", "search").distinct()
+    counted = searches.groupBy(*session, "events").agg(F.count("*").alias("searches"))
+    return counted.where((F.col("events") > max_events) | (F.col("searches") > max_searches)).select(*session)
 
 
-def with_queries(events: DataFrame) -> tuple[DataFrame, DataFrame]:
-    """Actions that name no query take that of their search. Returns the events that have one, and those that have not
-    because no row of their search says what was searched for.
+def with_queries(
+    events: DataFrame, stage: Callable[[DataFrame], DataFrame] = lambda frame: frame
+) -> tuple[DataFrame, DataFrame]:
+    """Actions that name no query take that of their search. Returns the events that have one, with `own_query` where
+    they named it themselves, and those that have not because no row of their search says what was searched for.
+
+    A search's events come to lie together, so that what is made of a search needs no further shuffle.
     """
-    named, nameless = events.where(F.col("query_id").isNotNull()), events.where(F.col("query_id").isNull())
-    queries = named.groupBy(*PAGE).agg(F.min("query_id").alias("query_id"))
-    found = nameless.drop("query_id").join(queries, PAGE, "left")
-    known = F.col("query_id").isNotNull()
-    return named.unionByName(found.where(known)), found.where(~known)
+    of_search = F.min("query_id").over(Window.partitionBy(*PAGE))
+    own = F.col("query_id").isNotNull()
+    asked = stage(events.withColumns({"query_id": F.coalesce("query_id", of_search), "own_query": own}))
+    return asked.where(F.col("query_id").isNotNull()), asked.where(F.col("query_id").isNull())
 
 
 def join_views(events: DataFrame) -> DataFrame:
@@ -208,24 +209,23 @@ def pair_counts(counts: DataFrame, curve: DataFrame) -> DataFrame:
 
 
 def query_counts(events: DataFrame, texts: DataFrame) -> DataFrame:
-    """Events that count and the texts of their queries -> `query_days`: each query's text once, and its searches."""
-    named = events.where(F.col("query_id").isNotNull()).select("event_date", "query_id", "search").distinct()
-    searches = named.groupBy("event_date", "query_id").agg(F.count("*").alias("searches"))
+    """Events `with_queries` and the texts of these -> `query_days`: each query's text once, and its searches."""
+    once = events.select("event_date", "query_id", "search").distinct()
+    searches = once.groupBy("event_date", "query_id").agg(F.count("*").alias("searches"))
     return texts.join(searches, ["event_date", "query_id"]).select("event_date", "query_id", "query", "searches")
 
 
 def query_users(events: DataFrame) -> DataFrame:
-    """Events that count, with their users -> `query_users`.
+    """Events that count, with the queries that they name and their users -> `query_users`.
 
     Days are joined by OR, and at least as many users searched as bits are set (linear counting, Whang et al. 1990, read
     as a bound). What a user's bit of one query is says nothing of their bit of another.
     """
     bit = F.expr(f"shiftleft(1L, cast(pmod(xxhash64({USER}, query_id), {USER_BITS}) AS INT))")
-    named = events.where(F.col("query_id").isNotNull())
     bits = F.bit_or(F.when(F.col(USER).isNotNull(), bit).otherwise(F.lit(0).cast("bigint")))
-    return named.groupBy("event_date", "query_id").agg(bits.alias("user_bits"))
+    return events.groupBy("event_date", "query_id").agg(bits.alias("user_bits"))
 
 
 def refused_events(events: DataFrame) -> DataFrame:
     """Events whose search names no query anywhere -> event_date, source, reason, row."""
-    return refused(events, "click_log", "action of a search that names no query", keep=["event_date"])
+    return refused(events.drop("own_query"), "click_log", "action of a search that names no query", keep=["event_date"])

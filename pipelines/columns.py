@@ -12,8 +12,8 @@ from schemas.text import normalise_query
 
 # White space and control characters of ASCII: exactly what `normalise_query` turns into blanks in an ASCII text.
 ASCII_SPACE = r"[\x00-\x20\x7F]+"
-# What of it is no single blank: few queries have any, and looking costs less than replacing.
-UNTIDY = r"[\x00-\x1F\x7F]|  "
+# What of it is no blank: few queries have any, and looking costs less than replacing.
+CONTROL = r"[\x00-\x1F\x7F]"
 
 
 def with_normalised_query(rows: DataFrame, query: str = "query") -> DataFrame:
@@ -34,7 +34,8 @@ def with_normalised_query(rows: DataFrame, query: str = "query") -> DataFrame:
     # A text of ASCII alone has as many bytes as characters: no pattern is searched for.
     is_ascii = F.coalesce(F.length(text) == F.octet_length(text), F.lit(True))
     lower = F.lower(text)
-    native = F.trim(F.when(lower.rlike(UNTIDY), F.regexp_replace(lower, ASCII_SPACE, " ")).otherwise(lower))
+    untidy = lower.contains("  ") | lower.rlike(CONTROL)
+    native = F.trim(F.when(untidy, F.regexp_replace(lower, ASCII_SPACE, " ")).otherwise(lower))
     plain = rows.where(is_ascii).select(
         *[native.alias(name) if name == query else f"`{name}`" for name in rows.columns]
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from pyspark.sql import Column, DataFrame, Window
@@ -20,6 +21,8 @@ class Corpus(NamedTuple):
     queries: DataFrame
     trimmed: DataFrame
     """query_id, item_hash: pairs with an action that the cap of their query cut."""
+    clashes: DataFrame
+    """query_id, a, b: two texts that share a hash; empty in practice, to be checked before anything is written."""
 
 
 def split_of(query_id: Column, *, valid_share: float, test_share: float) -> Column:
@@ -58,26 +61,33 @@ def build_corpus(
     test_share: float,
     head_share: float,
     tail_share: float,
+    stage: Callable[[DataFrame], DataFrame] = lambda frame: frame,
 ) -> Corpus:
     """Sum the window, weigh pairs by clicks over expected clicks, cap queries, split and band.
 
     Pairs without any action, and items no longer in the catalogue, stay out: they are exposure, not interest.
+    `stage` is called on the two sums of the window, so that a job can keep them.
     """
     split = split_of(F.col("query_id"), valid_share=valid_share, test_share=test_share)
     summed = pair_days.groupBy("query_id", "item_hash").agg(*[F.sum(name).alias(name) for name in COUNTS])
     acted = summed.where(F.col("clicks") + F.col("carts") + F.col("purchases") > 0)
-    here = acted.join(F.broadcast(catalog.select("item_hash").distinct()), "item_hash", "left_semi")
+    here = stage(acted.join(F.broadcast(catalog.select("item_hash").distinct()), "item_hash", "left_semi"))
     kept, trimmed = _cap(here, max_items_per_query)
     # Ratios come last: one division of two integers per pair.
     earned = F.col("clicks") + F.col("purchases") * purchase_weight + prior_clicks
     weight = earned / (F.col("expected_clicks") / F.lit(SCALE) + prior_clicks)
     pairs = kept.withColumn("weight", weight).withColumn("split", split).withColumn("as_of_date", as_of_date)
-    traffic = query_days.groupBy("query_id").agg(F.min("query").alias("query"), F.sum("searches").alias("traffic"))
+    texts = F.min("query").alias("query"), F.max("query").alias("_other")
+    asked = stage(query_days.groupBy("query_id").agg(*texts, F.sum("searches").alias("traffic")))
+    traffic = asked.drop("_other")
     bands = band_of_traffic(traffic, head_share=head_share, tail_share=tail_share)
     queries = (
         traffic.join(F.broadcast(bands), "traffic").withColumn("split", split).withColumn("as_of_date", as_of_date)
     )
-    return Corpus(pairs, queries, trimmed)
+    clashes = asked.where(F.col("query") != F.col("_other"))
+    return Corpus(
+        pairs, queries, trimmed, clashes.select("query_id", F.col("query").alias("a"), F.col("_other").alias("b"))
+    )
 
 
 def _cap(pairs: DataFrame, limit: int) -> tuple[DataFrame, DataFrame]:

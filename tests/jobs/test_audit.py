@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import pytest
 
 from jobs import audit, releases
-from jobs.errors import AuditFailed
+from jobs.errors import AuditFailed, DataError
 from jobs.plan import load_plan
 from tests.marketplace import LAST_DAY, copy_home
 
@@ -60,3 +60,28 @@ def test_a_day_with_far_fewer_searches_than_the_days_before_is_refused(audited):
     with pytest.raises(AuditFailed, match=r"gate volume: 0\.1000, limit 0\.3000"):
         audit.run(home, longer)
     assert "volume" not in audit.figures(home, plan), "two days say nothing of a trend"
+
+
+def test_an_audit_beside_a_release_that_does_not_serve_any_more_is_made_anew(audited, first):
+    home, plan = audited
+    audit.run(home, plan)
+    assert audit.passed(home, first)
+    serving = releases.current(home.store)
+    next_one = {**serving, "release": "2026-02-01-00000000", "inputs": list(dict(serving["inputs"]).items())}
+    releases.pin(home.store, first)
+    releases.publish(home.store, next_one, seen=serving["sequence"])
+    with pytest.raises(DataError, match="Another release serves"):
+        audit.passed(home, first)
+    assert audit.passed(home, first, whenever=True), "told to publish it again"
+    audit.run(home, plan)
+    assert audit.passed(home, first)
+
+
+def test_a_damaged_outcome_is_named(audited, first):
+    home, plan = audited
+    path = home.root / "audits" / f"{first}.json"
+    for body in ("", "{}", '{"seen": 1, "metrics": 3}'):
+        path.write_text(body)
+        for look in (lambda: audit.run(home, plan), lambda: audit.passed(home, first)):
+            with pytest.raises(DataError, match="is damaged: delete it"):
+                look()

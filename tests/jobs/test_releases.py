@@ -78,6 +78,17 @@ def test_publishing_on_a_history_that_moved_on_fails_and_writes_nothing(store):
     assert standing(store) == {A: "current"}
 
 
+def test_a_pin_during_the_night_does_not_stop_it_and_a_rollback_does(store):
+    publish(store, A, B)
+    releases.pin(store, A)
+    assert releases.publish(store, row(C), seen=2)
+    assert standing(store) == {A: "standing", B: "standing", C: "current"}
+    releases.roll_back(store, C)
+    with pytest.raises(ConcurrentWrite, match="plans and audits anew"):
+        releases.publish(store, row(D), seen=4)
+    assert standing(store) == {A: "standing", B: "current", C: "rolled_back"}
+
+
 def test_rolling_back_the_current_one_brings_the_one_before(store):
     publish(store, A, B, C)
     assert releases.roll_back(store, C) == B

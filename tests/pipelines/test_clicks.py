@@ -39,15 +39,14 @@ def aggregate(spark, log, change=lambda rows: rows):
         return staged[-1]
 
     events = clicks.clean_events(rows, **LIMITS, stage=stage)
-    kept = stage(events.kept)
-    named, lost = clicks.with_queries(kept)
+    named, lost = clicks.with_queries(events.kept, stage)
     views = clicks.join_views(named)
     counts = stage(clicks.position_counts(views))
     pairs = clicks.pair_counts(counts, clicks.position_curve(counts))
     refused = events.refused.unionByName(clicks.refused_events(lost))
     made = {
         "pairs": sorted(tuple(row) for row in pairs.select(*TABLES["pair_days"].names).collect()),
-        "queries": sorted(tuple(row) for row in clicks.query_counts(kept, events.texts).collect()),
+        "queries": sorted(tuple(row) for row in clicks.query_counts(named, events.texts).collect()),
         "refused": sorted((row["event_date"], row["reason"], row["row"]) for row in refused.collect()),
         "counted": counts.agg({"events": "sum"}).collect()[0][0] or 0,
     }
