@@ -15,8 +15,27 @@ from deltalake.exceptions import CommitFailedError
 
 from jobs import storage
 from jobs.storage import Target
+from tests.faults.state import on_disk
 
 TABLE_POINTS = ("before", "files", "commit", "lost")
+
+
+def kill(workers, engine, home, job, release, point, reached):
+    """Have a worker run a job, and kill it at a point; in this process it is seen that it was there."""
+    what, where = point
+    version, lost = on_disk(home.root, what) if where in TABLE_POINTS else (None, None)
+    worker = workers.take(engine)
+    worker.order("job", home=str(home.root), name=job, release=release, fault=point, reached=str(reached))
+    if where == "lost":
+        assert "the reply was lost" in worker.answer()["says"]
+        workers.give_back(engine, worker) if engine == "JVM" else worker.kill()
+    else:
+        worker.kill_at(reached)
+    if where in TABLE_POINTS:
+        then, dead = on_disk(home.root, what)
+        # A table that was not there is made first, by a commit of its own (test_twins stops after that).
+        assert then - max(version, 0) == (where in ("commit", "lost"))
+        assert bool(dead - lost) == (where == "files"), "a point is where it says it is"
 
 
 def stop(reached):

@@ -9,6 +9,7 @@ release before, whole, or the new one, whole.
 import pytest
 
 from jobs import releases
+from tests.faults.points import TABLE_POINTS, kill
 from tests.faults.state import Reader, differences, on_disk, state
 from tests.faults.worker import run_job
 from tests.marketplace import with_session
@@ -47,9 +48,13 @@ FILES = [
     ("train_ranker", "artifacts/ranker/[!.]*", ("draft", "placed")),
     ("audit", "audits/20*.json", ("draft", "placed")),
 ]
-WHERES = ("before", "files", "commit", "lost")
 POINTS = [
-    *((job, table, where) for job, tables in (BY_SPARK | BY_DELTA_RS).items() for table in tables for where in WHERES),
+    *(
+        (job, table, where)
+        for job, tables in (BY_SPARK | BY_DELTA_RS).items()
+        for table in tables
+        for where in TABLE_POINTS
+    ),
     *((job, file, where) for job, file, wheres in FILES for where in wheres),
 ]  # fmt: skip
 # What `make test` tries: both engines, each kind of place once, and publishing.
@@ -88,21 +93,8 @@ def test_more_than_forty_points_are_tried_and_the_short_profile_is_some_of_them(
 def test_killed_and_run_again_is_as_if_nothing_had_happened(job, what, where, chain, scenario, workers, tried, spark):
     home, reached = scenario(job)
     engine = "JVM" if job in BY_SPARK else "delta-rs"
-    version, lost = on_disk(home.root, what) if where in WHERES else (None, None)
     with Reader(home.root, chain.published) as reader:
-        worker = workers.take(engine)
-        order = {"home": str(home.root), "name": job, "release": chain.release, "fault": (what, where)}
-        worker.order("job", **order, reached=str(reached))
-        if where == "lost":
-            assert "the reply was lost" in worker.answer()["says"]
-            workers.give_back(engine, worker) if engine == "JVM" else worker.kill()
-        else:
-            worker.kill_at(reached)
-        if where in WHERES:
-            then, dead = on_disk(home.root, what)
-            # A table that was not there is made first, by a commit of its own (test_twins stops after that).
-            assert then - max(version, 0) == (where in ("commit", "lost"))
-            assert bool(dead - lost) == (where == "files"), "a point is where it says it is"
+        kill(workers, engine, home, job, chain.release, (what, where), reached)
         seen_then = releases.current(home.store)["release"]
         with_session(home, spark)
         run_job(home, job, chain.release)
