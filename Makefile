@@ -25,7 +25,7 @@ test-quick: $(READY)
 	$(BIN)/python -m pytest -m "not slow"
 
 test-faults: $(READY)
-	FAULTS_TABLE=docs/reliability.md $(BIN)/python -m pytest $(PARALLEL) -m "" tests/faults tests/object_store
+	FAULTS_TABLE=docs/reliability.md $(BIN)/python -m pytest $(PARALLEL) -m "" tests/faults tests/object_store tests/jobs/test_hostile_imports.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -8,6 +8,8 @@ group * K3 + code.
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 from pyspark.sql import functions as F
 
@@ -22,6 +24,7 @@ from pipelines.recall import items_behind_sids
 from schemas.sids import MAX_CODE
 
 JOB = "assign-item-sids"
+log = logging.getLogger(__name__)
 CHOSEN_BY = np.array(["category", "nearest", "reserved"])
 
 
@@ -57,6 +60,11 @@ def run(home: Home, plan: Plan) -> None:
 
     catalog = planned.read(home, plan, "catalog")
     vectors = store.read(home.spark, "item_embeddings", {"encoder_version": plan.encoder_version})
+    read = catalog.count()
+    held = catalog.join(vectors.select("text_hash"), "text_hash", "left_semi").count()
+    if held < read:
+        log.warning("%d of %d items have no vector and get no SID: was embed-items run?", read - held, read)
+    counts = {"read": read, "accepted": held, "without_vector": read - held}
     assigned = assign_items(catalog, vectors, categories, assign, width=model.in_dim).withColumns(
         {
             "release": F.lit(plan.release),
@@ -64,7 +72,7 @@ def run(home: Home, plan: Plan) -> None:
             **{name: F.lit(time) for name, time in plan.times.items()},
         }
     )
-    sids.replace(assigned, job=JOB, memo=plan.release)
+    sids.replace(assigned, job=JOB, memo=plan.release, counts=counts)
     written = store.read(home.spark, "item_sids", part)
     pair_days = read_window(home, plan, "pair_days")
     if home.settings.privacy.min_query_users > 1:

@@ -22,6 +22,8 @@ def test_events_read_are_counted_or_quarantined(market):
     counts = market.store.last_commit("pair_days").metadata["counts"]
     assert counts["read"] == market.store.count("click_log")
     assert counts["read"] == counts["accepted"] + counts["quarantined"]
+    items = market.store.last_commit("item_sids").metadata["counts"]
+    assert items == {"read": market.store.count("catalog"), "accepted": items["read"], "without_vector": 0}
     reasons = set(market.store.read_arrow("quarantine")["reason"].to_pylist())
     assert {"duplicate of an event", "robot-like session"} <= reasons
 

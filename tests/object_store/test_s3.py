@@ -3,6 +3,7 @@
 Fetches Hadoop's S3 client (640 MB, once) and installs the server into an environment of its own: `make test-faults`.
 """
 
+import io
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import deltalake
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
@@ -194,9 +196,12 @@ def test_credentials_are_in_no_log_no_table_and_no_file_of_the_home(night, serve
     assert any("_delta_log" in path for path in objects)
     bodies = {path: store.open_input_file(path).read() for path in objects}
     bodies |= {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    rows = {path: repr(pq.read_table(io.BytesIO(bodies[path])).to_pylist()) for path in objects if ".parquet" in path}
+    assert any("click_log" in path for path in rows), "compressed: what they hold is looked at too"
     for key in keys.values():
         assert key not in said
         assert [path for path, body in bodies.items() if key.encode() in body] == []
+        assert [path for path, read in rows.items() if key in read] == []
 
 
 @pytest.mark.parametrize("wrong", ["the address", "the bucket"])
