@@ -167,9 +167,10 @@ def broken_gates(home: Home, found: dict[str, float], before: dict[str, float]) 
     if "volume" in found:
         rules.append(("volume", found["volume"] >= gates.volume_low, gates.volume_low))
         rules.append(("volume", found["volume"] <= gates.volume_high, gates.volume_high))
-    if "auc_dsirm" in found and "auc_dsirm" in before:
+    if "auc_dsirm" in before:
+        # Where nothing was judged any more the gate is missed, not passed over.
         least = before["auc_dsirm"] - gates.auc_drop
-        rules.append(("auc_dsirm", found["auc_dsirm"] >= least, least))
+        rules.append(("auc_dsirm", found.get("auc_dsirm", 0.0) >= least, least))
     return [f"gate {name}: {found.get(name, 0.0):.4f}, limit {limit:.4f}" for name, holds, limit in rules if not holds]
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from jobs import audit, releases
 from jobs.errors import AuditFailed, DataError
+from jobs.home import Home
 from jobs.plan import load_plan
 from tests.marketplace import LAST_DAY, copy_home
 
@@ -85,3 +86,12 @@ def test_a_damaged_outcome_is_named(audited, first):
         for look in (lambda: audit.run(home, plan), lambda: audit.passed(home, first)):
             with pytest.raises(DataError, match="is damaged: delete it"):
                 look()
+
+
+def test_a_ranker_that_nobody_judged_any_more_misses_its_gate(tmp_path):
+    shares = ("item_coverage", "query_coverage", "traffic_coverage", "utilisation_1", "utilisation_2", "utilisation_3")
+    found = dict.fromkeys(shares, 1.0) | {"largest_bucket": 0.0}
+    home = Home(tmp_path)
+    assert audit.broken_gates(home, found, {}) == []
+    (told,) = audit.broken_gates(home, found, {"auc_dsirm": 0.8})
+    assert told.startswith("gate auc_dsirm: 0.0000, limit 0.7")
