@@ -108,11 +108,11 @@ def table(home: Home, path: Path, mapping_file: Path, *, replace: bool = False) 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """What an importer or Spark's readers say of a file that they cannot use, as an error about data."""
-    if not path.exists():  # said at once: Spark takes seconds to start
-        raise DataError(f"{path} does not exist.")
-    if odd := sorted(PATTERN & set(str(path))):
-        raise DataError(f"{path} cannot be read: Spark takes {' '.join(odd)} in a path for a pattern. Rename it.")
     try:
+        if not path.exists():  # said at once: Spark takes seconds to start
+            raise DataError(f"{path} does not exist.")
+        if odd := sorted(PATTERN & set(str(path))):
+            raise DataError(f"{path} cannot be read: Spark takes {' '.join(odd)} in a path for a pattern. Rename it.")
         yield
     except (ValueError, OSError) as error:
         raise DataError(str(error)) from error

@@ -94,6 +94,7 @@ def outside(sandbox):
 @given(line=command_lines())
 @example(line=["import", "table", "../kept.txt", "--mapping", "../kept.txt"])
 @example(line=["import", "ubi", "."])
+@example(line=["import", "ubi", "x" * 3000])
 @example(line=["coverage", "--release", "x", "--settings", "/dev/null/x"])
 @example(line=["simulate", "clicks", "--until", "0001-01-01"])
 def test_any_command_line_ends_in_words_and_touches_nothing_else(sandbox, capsys, line):
