@@ -37,7 +37,7 @@ CQSID_NIGHT = {f"tests/jobs/test_{name}.py" for name in ("cqsid", "recall", "rec
 
 settings.register_profile("default", deadline=None, max_examples=60, derandomize=True)
 # Other inputs every night, also where an environment says CI; a failure prints what makes it come again.
-settings.register_profile("nightly", deadline=None, max_examples=3_000, derandomize=False, print_blob=True)
+settings.register_profile("nightly", deadline=None, max_examples=1_000, derandomize=False, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
