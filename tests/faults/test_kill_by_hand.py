@@ -23,6 +23,8 @@ POINTS = [
     for (job, engine), tables in TOUCHED.items()
     for table in tables
     for where in TABLE_POINTS
+    # A partition that is emptied writes no file, so there is no place between files and commit.
+    if (job, table, where) != ("maintain", "sid_items", "files")
 ]
 
 
