@@ -46,7 +46,7 @@ def main(size: str) -> None:
 
 
 def _figures(size: str, facts: dict[str, Any]) -> Iterator[Figure]:
-    taken: dict[int, Usage] = {}
+    taken: dict[int, float] = {}
     for pairs in PAIRS[size]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -55,7 +55,7 @@ def _figures(size: str, facts: dict[str, Any]) -> Iterator[Figure]:
             ours = apart(_rebuild, home, WINDOW - 1, folders=[folder])
             found = _sums(home)
             count = found["pairs"]["n"]
-            taken[count] = ours
+            taken[count] = ours.seconds
             facts["sizes"].append({"pairs": count, "events": made, **ours._asdict()})
             largest, least = pairs == max(PAIRS[size]), pairs == min(PAIRS[size])
             if largest:
@@ -69,7 +69,7 @@ def _figures(size: str, facts: dict[str, Any]) -> Iterator[Figure]:
             if least:
                 yield _proof(home, folder, ours)
     if len(taken) > 1:
-        yield _growth({count: used.seconds for count, used in taken.items()})
+        yield _growth(taken)
 
 
 def _held(pairs: int, ours: Usage) -> Iterator[Figure]:

@@ -85,7 +85,6 @@ def run(home: Home, days: Sequence[dt.date], version: int | None = None) -> None
         named, nameless = clicks.with_queries(events.kept, stage)
         shown = stage(clicks.position_counts(clicks.join_views(named)))
         refused = stage(events.refused.unionByName(clicks.refused_events(nameless)))
-        few = spark.sparkContext.defaultParallelism
         (counted,) = shown.agg(F.coalesce(F.sum("events"), F.lit(0))).collect()[0]
         read, out = log.count(), refused.count()
         if read != counted + out:
@@ -94,6 +93,7 @@ def run(home: Home, days: Sequence[dt.date], version: int | None = None) -> None
             )
         counts = {"read": read, "accepted": counted, "quarantined": out}
         by_day = dict(zip(map(label, parts), memos.values(), strict=True))
+        few = spark.sparkContext.defaultParallelism
         quarantine.replace(
             # Each task writes a file a day: of the few that are refused they would be tiny.
             refused.coalesce(few).withColumns({"run_date": F.col("event_date"), "job": F.lit(JOB)}).drop("event_date"),
@@ -103,8 +103,7 @@ def run(home: Home, days: Sequence[dt.date], version: int | None = None) -> None
         )
         query_days.replace(clicks.query_counts(named, events.texts), job=JOB, memo=by_day, counts=counts)
         if query_users:
-            own = named.where("own_query")
-            query_users.replace(clicks.query_users(own), job=JOB, memo=by_day, counts=counts)
+            query_users.replace(clicks.query_users(named.where("own_query")), job=JOB, memo=by_day, counts=counts)
         if searches:
             searches.replace(user_searches(named, pseudonyms(log)), job=JOB, memo=by_day, counts=counts)
         # Last: its memo says that the day is done.

@@ -21,6 +21,7 @@ LAST_POSITION = 100  # deeper positions share one click rate
 
 KEY = ["event_date", "event_hash"]
 PAGE = ["event_date", "search"]
+SESSION = ["event_date", "session"]
 PLAIN = ["event_time", "position", "action"]
 # What is counted of an event, in the order that decides between its deliveries.
 ORDER = ["event_time", "search", "session", "query_id", "item_hash", "position", "action"]
@@ -71,14 +72,13 @@ def clean_events(
     several = sound.join(copied, "event_hash", "left_semi").groupBy(*KEY).agg(F.min(F.struct(*order)).alias("event"))
     once = sound.join(copied, "event_hash", "left_anti").unionByName(stage(several.select(*KEY, "event.*")))
     robots = stage(_robots(once, robot_events, robot_searches, stage))
-    session = ["event_date", "session"]
-    robotic = once.join(robots, session, "left_semi").select(*KEY, F.lit(True).alias("_robot"))
+    robotic = once.join(robots, SESSION, "left_semi").select(*KEY, F.lit(True).alias("_robot"))
     suspects = again.unionByName(events.where(~F.col("_sound")).select(*KEY)).withColumn("_robot", F.lit(False))
     marked = stage(suspects.unionByName(robotic).groupBy(*KEY).agg(F.max("_robot").alias("_robot")))
     texts = with_normalised_query(log.select("event_date", "query").where(F.col("query").isNotNull()))
     whole = stage(log.withColumn("event_hash", hashed("event_id")).join(marked, KEY))
     return Events(
-        kept=once.join(robots, session, "left_anti"),
+        kept=once.join(robots, SESSION, "left_anti"),
         texts=texts.select("event_date", hashed("query").alias("query_id"), "query").distinct(),
         refused=_refused_rows(whole, log.columns, max_query_chars),
     )
@@ -125,13 +125,12 @@ def _refused_rows(rows: DataFrame, columns: list[str], max_query_chars: int) -> 
 def _robots(
     events: DataFrame, max_events: int, max_searches: int, stage: Callable[[DataFrame], DataFrame]
 ) -> DataFrame:
-    session = ["event_date", "session"]
-    sessions = events.where(F.col("session").isNotNull()).groupBy(*session).agg(F.count("*").alias("events"))
+    sessions = events.where(F.col("session").isNotNull()).groupBy(*SESSION).agg(F.count("*").alias("events"))
     # A session has no more searches than events: they are counted of the few that have so many.
     busy = stage(sessions.where(F.col("events") > min(max_events, max_searches)))
-    searches = events.join(busy, session).select(*session, "events", "search").distinct()
-    counted = searches.groupBy(*session, "events").agg(F.count("*").alias("searches"))
-    return counted.where((F.col("events") > max_events) | (F.col("searches") > max_searches)).select(*session)
+    searches = events.join(busy, SESSION).select(*SESSION, "events", "search").distinct()
+    counted = searches.groupBy(*SESSION, "events").agg(F.count("*").alias("searches"))
+    return counted.where((F.col("events") > max_events) | (F.col("searches") > max_searches)).select(*SESSION)
 
 
 def with_queries(
