@@ -7,7 +7,6 @@ leaves out queries of fewer users, counted as withheld: nothing downstream learn
 
 from __future__ import annotations
 
-from pyspark import StorageLevel
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -31,13 +30,13 @@ def run(home: Home, plan: Plan) -> None:
         return
     query_days, pair_days = read_window(home, plan, "query_days"), read_window(home, plan, "pair_days")
     counts: dict[str, int] = {}
-    least = home.settings.privacy.min_query_users
-    if least > 1:
-        users = read_window(home, plan, "query_users")
-        allowed = corpus.enough_users(users, least).persist(StorageLevel.DISK_ONLY)
-        counts = _withheld(query_days, allowed, least)
-        query_days, pair_days = corpus.only(query_days, allowed), corpus.only(pair_days, allowed)
     with staging() as stage:
+        least = home.settings.privacy.min_query_users
+        if least > 1:
+            users = read_window(home, plan, "query_users")
+            allowed = stage(corpus.enough_users(users, least))
+            counts = _withheld(query_days, allowed, least)
+            query_days, pair_days = corpus.only(query_days, allowed), corpus.only(pair_days, allowed)
         built = corpus.build_corpus(
             pair_days,
             query_days,
