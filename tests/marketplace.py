@@ -41,6 +41,27 @@ steps = 20
 churn_1 = 1.0
 auc_drop = 1.0
 """
+# Every job of the chain has something to do: the generator learns in stages and who asks, and recall lists are made.
+EVERY_JOB = (
+    SETTINGS.replace("epochs = 2", 'stages = ["items", "queries", "users", "align"]')
+    + """
+[recall]
+beams = 6
+items = 25
+requests = 30
+
+[stage_items]
+epochs = 1
+[stage_queries]
+epochs = 2
+[stage_users]
+epochs = 1
+[stage_align]
+steps = 3
+batch = 16
+lr = 1e-4
+"""
+)
 
 
 def open_home(root, spark=None, settings=SETTINGS):

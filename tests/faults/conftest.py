@@ -15,7 +15,7 @@ from tests.faults.processes import Workers, compile_log_store
 from tests.faults.report import Row, write
 from tests.faults.state import published, state
 from tests.faults.worker import run_job
-from tests.marketplace import LAST_DAY, SETTINGS, SHORT_LIVED, change_catalogue, copy_home, late_click, open_home
+from tests.marketplace import EVERY_JOB, LAST_DAY, SHORT_LIVED, change_catalogue, copy_home, late_click, open_home
 
 JOBS = ("plan", "aggregate_day", *nightly.CHAIN)
 
@@ -35,7 +35,7 @@ class Chain(NamedTuple):
 @pytest.fixture(scope="session")
 def chain(market, tmp_path_factory, spark):
     folder = tmp_path_factory.mktemp("chain")
-    home = open_home(copy_home(market, folder / "night").root, spark, SETTINGS + "\n[recall]\nbeams = 4\n")
+    home = open_home(copy_home(market, folder / "night").root, spark, EVERY_JOB)
     change_sources(home)
     before, after, release = {}, {}, ""
     for job in JOBS:

@@ -9,6 +9,7 @@ release before, whole, or the new one, whole.
 import pytest
 
 from jobs import releases
+from tests.faults.conftest import JOBS
 from tests.faults.points import TABLE_POINTS, kill
 from tests.faults.state import Reader, differences, on_disk, state
 from tests.faults.worker import run_job
@@ -17,8 +18,9 @@ from tests.marketplace import with_session
 pytestmark = pytest.mark.slow
 
 BY_SPARK = {
-    "aggregate_day": ("quarantine", "query_days", "pair_days"),
+    "aggregate_day": ("quarantine", "query_days", "pair_days", "user_searches"),
     "build_corpus": ("queries", "pairs"),
+    "profile_users": ("user_profiles",),
     "embed_items": ("item_embeddings",),
     "embed_queries": ("query_embeddings",),
     "assign_item_sids": ("item_sids", "sid_items"),
@@ -30,6 +32,7 @@ BY_SPARK = {
 BY_DELTA_RS = {
     "train_quantizer": ("codebooks",),
     "generate_query_sids": ("query_sids",),
+    "generate_request_sids": ("request_sids",),
     "score_pairs": ("label_scores",),
     "evaluate": ("ranker_metrics",),
     "publish_release": ("releases",),
@@ -40,10 +43,16 @@ FILES = [
     ("train_quantizer", "training/quantizer/*manifest.json", ("draft",)),
     ("train_quantizer", "artifacts/quantizer/.*/manifest.json", ("draft",)),
     ("train_quantizer", "artifacts/quantizer/[!.]*", ("draft", "placed")),
-    ("finetune_generator", "training/generator/*manifest.json", ("draft",)),
-    ("finetune_generator", "training/generator/*/checkpoints/step-*", ("placed",)),
-    ("finetune_generator", "artifacts/generator/.*/manifest.json", ("draft",)),
-    ("finetune_generator", "artifacts/generator/[!.]*", ("draft", "placed")),
+    *(
+        (job, file, wheres)
+        for job in ("pretrain_generator", "finetune_generator", "personalise_generator", "align_generator")
+        for file, wheres in (
+            ("training/generator/*manifest.json", ("draft",)),
+            ("training/generator/*/checkpoints/step-*", ("placed",)),
+            ("artifacts/generator/.*/manifest.json", ("draft",)),
+            ("artifacts/generator/[!.]*", ("draft", "placed")),
+        )
+    ),
     ("train_ranker", "artifacts/ranker/.*/manifest.json", ("draft",)),
     ("train_ranker", "artifacts/ranker/[!.]*", ("draft", "placed")),
     ("audit", "audits/20*.json", ("draft", "placed")),
@@ -84,8 +93,9 @@ def as_param(point):
     return pytest.param(*point, marks=marks, id="-".join((point[0], point[1].replace("/", "."), point[2])))
 
 
-def test_more_than_forty_points_are_tried_and_the_short_profile_is_some_of_them():
+def test_more_than_forty_points_of_every_job_are_tried_and_the_short_profile_is_some_of_them():
     assert len(POINTS) == len(set(POINTS)) >= 40
+    assert {job for job, *_ in POINTS} == set(JOBS), "every job"
     assert set(POINTS) >= SHORT
 
 

@@ -3,13 +3,11 @@
 import pytest
 
 from jobs import nightly
-from tests.marketplace import SETTINGS, copy_home, with_session
+from tests.marketplace import EVERY_JOB, copy_home, with_session
 
-CQ_SID = (
-    SETTINGS.replace("reserved = 2", 'reserved = 0\nunknown_level1 = "nearest"')
-    .replace(
-        "max_steps = 60",
-        """max_steps = 60
+CQ_SID = EVERY_JOB.replace("reserved = 2", 'reserved = 0\nunknown_level1 = "nearest"').replace(
+    "max_steps = 60",
+    """max_steps = 60
 contrast_on = "encoder"
 lone_items = true
 tau = 0.1
@@ -17,24 +15,6 @@ contrastive_weight = 0.001
 reconstruction_weight = 1.0
 split_over = 2
 split_groups = 4""",
-    )
-    .replace("[ranker]", "[recall]\nbeams = 6\nitems = 25\nrequests = 30\n\n[ranker]")
-    .replace(
-        "epochs = 2",
-        'stages = ["items", "queries", "users", "align"]',
-    )
-    + """
-[stage_items]
-epochs = 1
-[stage_queries]
-epochs = 2
-[stage_users]
-epochs = 1
-[stage_align]
-steps = 3
-batch = 16
-lr = 1e-4
-"""
 )
 
 
