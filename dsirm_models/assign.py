@@ -142,7 +142,8 @@ class _Search:
         """(n, D) float32 and (n,) level-1 codes or -1 -> codes (n, L), residual norms (n,)."""
         if not np.isfinite(rows).all():
             raise ValueError("Embeddings hold NaN or infinite values: nothing is near to them.")
-        x = torch.from_numpy(np.ascontiguousarray(rows)).to(self.device).double()
+        # Rows as Arrow hands them may not be written, of which torch warns in every worker's log.
+        x = torch.from_numpy(np.require(rows, np.float32, ["C", "W"])).to(self.device).double()
         residual, drift = self._project(x)
         given = torch.from_numpy(fixed).to(self.device)
         unsure = torch.zeros(len(rows), dtype=torch.bool, device=self.device)

@@ -37,11 +37,11 @@ def chain(market, tmp_path_factory, spark):
     folder = tmp_path_factory.mktemp("chain")
     home = open_home(copy_home(market, folder / "night").root, spark, EVERY_JOB)
     change_sources(home)
-    before, after, release = {}, {}, ""
+    before, after, known, release = {}, {}, {}, ""
     for job in JOBS:
         before[job] = copy_home(home, folder / f"before-{job}").root
         release = run_job(home, job, release)
-        after[job] = state(home.root)
+        after[job] = state(home.root, known)
     return Chain(release, before, after, published(home.root))
 
 

@@ -24,10 +24,15 @@ def rows_digest(rows):
         return connection.execute("SELECT count(*), sum(hash(seen)), bit_xor(hash(seen)) FROM seen").fetchone()
 
 
-def state(root):
-    """Rows of every table, bytes of every model, plan and audit of a home; an audit's pages say when they were made."""
-    home = Home(root)
-    found = {name: rows_digest(home.store.read_arrow(name)) for name in TABLES if home.store.exists(name)}
+def state(root, known=None):
+    """Rows of every table, bytes of every model, plan and audit of a home; an audit's pages say when they were made.
+
+    `known` keeps what was read of one home, so that the next look reads new versions alone.
+    """
+    home, found, known = Home(root), {}, {} if known is None else known
+    for name in filter(home.store.exists, TABLES):
+        at = (name, home.store.version(name))
+        found[name] = known[at] = known.get(at) or rows_digest(home.store.read_arrow(name))
     for place in ("artifacts", "plans", "audits"):
         for path in sorted((home.root / place).rglob("*")):
             if path.is_file() and ".partial" not in str(path) and path.suffix != ".html":

@@ -66,10 +66,10 @@ POINTS = [
     ),
     *((job, file, where) for job, file, wheres in FILES for where in wheres),
 ]  # fmt: skip
-# What `make test` tries: both engines, each kind of place once, and publishing.
+# What `make test` tries: both engines, each kind of place once, and publishing; of the JVM a job that is soon over.
 SHORT = {
-    ("assign_item_sids", "item_sids", "files"),
-    ("assign_item_sids", "sid_items", "lost"),
+    ("profile_users", "user_profiles", "files"),
+    ("profile_users", "user_profiles", "lost"),
     ("train_quantizer", "codebooks", "before"),
     ("finetune_generator", "artifacts/generator/.*/manifest.json", "draft"),
     ("generate_query_sids", "query_sids", "files"),
