@@ -63,14 +63,13 @@ def _figures(size: str, facts: dict[str, Any]) -> Iterator[Figure]:
                 yield from _held(count, ours)
                 yield _against_duckdb(size, folder, ours, found)
             if least:
+                yield _growth(taken)
                 yield from _accelerated(home, folder, ours)
             nights = _nights(folder, pairs, ours)
             if largest:
                 yield from nights
             if least:
                 yield _proof(home, folder, ours)
-    if len(taken) > 1:
-        yield _growth(taken)
 
 
 def _held(pairs: int, ours: Usage) -> Iterator[Figure]:
