@@ -5,7 +5,8 @@ commit. Every task is a `dsirm` subcommand; `plan` fixes the release id that the
 
 **When a task fails** the release before goes on serving: only `publish-release`, the last task, changes what consumers
 read. Exit code 65 means that data or settings are wrong: the task is not retried, its log names the rule, the figure
-and the limit. Any other failure is retried; every task skips what it has done, so clearing it is always safe.
+and the limit. Any other failure is retried; every task skips what it has done, so clearing it is always safe. A run of
+an older day than that of the release that serves is not published by itself.
 
 **Who notices:** the offline ranker and feature consumers stay on yesterday's release. Nothing is half-published.
 
@@ -129,7 +130,7 @@ with DAG(
     },
     tags=["dsirm"],
 ) as dag:
-    yesterday = "{{ params.date or (macros.ds_add(ds, -1) if dag_run.run_type == 'scheduled' else '') }}"
+    yesterday = "{{ params.date or (macros.ds_add(ds, -1) if dag_run.run_type in ('scheduled', 'backfill') else '') }}"
     profile = ["--profile", "{{ params.profile }}"]
     plan = DsirmOperator(
         task_id="plan",

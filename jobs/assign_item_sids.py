@@ -77,6 +77,5 @@ def run(home: Home, plan: Plan) -> None:
     pair_days = read_window(home, plan, "pair_days")
     if home.settings.privacy.min_query_users > 1:
         pair_days = only(pair_days, planned.read(home, plan, "queries"))
-    behind.replace(
-        items_behind_sids(written, pair_days).withColumn("release", F.lit(plan.release)), job=JOB, memo=plan.release
-    )
+    in_clusters = items_behind_sids(written, pair_days).withColumn("release", F.lit(plan.release))
+    behind.replace(in_clusters, job=JOB, memo=plan.release, counts={"items": held})

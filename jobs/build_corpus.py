@@ -1,11 +1,14 @@
 """Sum the daily counts over the lookback window into the training corpus.
 
 Reads pair_days, query_days (the window's days) and catalog. Writes pairs and queries, partition as_of_date. Pairs cut
-by the cap per query are counted as trimmed. Where `privacy.min_query_users` asks for it, reads query_users too, and
-leaves out queries of fewer users, counted as withheld: nothing downstream learns from them or names them.
+by the cap per query are counted as trimmed, those of items that the catalogue does not have as not_in_catalogue. Where
+`privacy.min_query_users` asks for it, reads query_users too, and leaves out queries of fewer users, counted as
+withheld: nothing downstream learns from them or names them.
 """
 
 from __future__ import annotations
+
+import logging
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -19,6 +22,7 @@ from jobs.staging import staging
 from pipelines import corpus
 
 JOB = "build-corpus"
+log = logging.getLogger(__name__)
 
 
 def run(home: Home, plan: Plan) -> None:
@@ -56,7 +60,17 @@ def run(home: Home, plan: Plan) -> None:
                 f"Two queries share a 64-bit hash: {clash['a']!r} and {clash['b']!r}. Remove one from the log."
             )
         queries.replace(built.queries, job=JOB, memo=plan.corpus_memo, counts=counts)
-        pairs.replace(built.pairs, job=JOB, memo=plan.corpus_memo, counts={"trimmed": built.trimmed.count()})
+        pairs.replace(built.pairs, job=JOB, memo=plan.corpus_memo, counts=_pair_counts(built))
+
+
+def _pair_counts(built: corpus.Corpus) -> dict[str, int]:
+    """Pairs with an action: read, kept, and why the others were not."""
+    ((read, unknown),) = built.counts.collect()
+    trimmed = built.trimmed.count()
+    if unknown:
+        log.warning("%d of %d pairs are of items that the catalogue does not have", unknown, read)
+    told = {"not_in_catalogue": unknown, "trimmed": trimmed}
+    return {"read": read, "accepted": read - unknown - trimmed, **told}
 
 
 def _withheld(query_days: DataFrame, allowed: DataFrame, least: int) -> dict[str, int]:

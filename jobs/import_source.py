@@ -56,7 +56,7 @@ def ubi(home: Home, file: Path, *, replace: bool = False) -> None:
         accepted = _compute(file, "event", found.rows, refused=found.refused)
         counts = _counted(found.refused, "click_log", accepted[0], files.events)
     if replace:
-        sources.claim(home, "ubi", replace=True)
+        sources.empty(home)
     refused = sources.quarantine(home, found.refused, job=JOB, day=_today(), add=True)
     events = sources.add_events(home, found.rows, job=JOB, counts=counts)
     log.info("The log's touched days now hold %d events; refused %d rows", events, refused)
@@ -89,11 +89,15 @@ def table(home: Home, path: Path, mapping_file: Path, *, replace: bool = False) 
         mapping = read_mapping(mapping_file)
     with _readable(path):
         raw = read_table(home.spark, path, mapping)
-        found = import_table(raw, mapping, zone=home.settings.corpus.zone, key=home.user_key())
+        items = home.store.read(home.spark, "catalog") if home.store.exists("catalog") and not replace else None
+        found = import_table(raw, mapping, zone=home.settings.corpus.zone, key=home.user_key(), known_items=items)
         accepted = _compute(path, "row", found.rows, refused=found.refused)
         counts = _counted(found.refused, mapping.table, accepted[0], raw)
-    if mapping.table == "catalog" or replace:
-        sources.claim(home, f"table:{path.name}", replace=replace)
+    if mapping.table == "catalog":
+        # Not the file's name: a snapshot of every day may have one of its own.
+        sources.claim(home, "table", replace=replace)
+    elif replace:
+        sources.empty(home)
     refused = sources.quarantine(home, found.refused, job=JOB, day=_today(), add=True)
     if mapping.table == "catalog":
         count = sources.write_catalog(home, found.rows, job=JOB, counts=counts)

@@ -20,6 +20,10 @@ from schemas.tables import TABLES
 START = ("prefix_match_features", "recall_lists", "codebooks")
 
 
+FORGET = "forget"
+"""The job that takes a person's rows away, whoever made them."""
+
+
 def run(home: Home, release: str) -> dict[str, Any]:
     """The steps from the features back, each with its commits newest first, and the sources.
 
@@ -47,6 +51,7 @@ def run(home: Home, release: str) -> dict[str, Any]:
         waiting += [
             (name, int(read))
             for commit, _ in found
+            if commit.metadata["job"] != FORGET
             for name, read in commit.metadata.get("inputs", {}).items()
             if name not in ("releases", table)
         ]
@@ -83,7 +88,8 @@ def _writers(home: Home, table: str, version: int, wanted: list[dict[str, str]])
         names = [name for name in commit.metadata["partitions"] if name not in covered]
         names = [name for name in names if any(overlap(part, parsed(name)) for part in wanted)]
         if commit.version <= version and names:
-            covered |= set(names)
+            # Who forgot a person only took rows away: what stands was made by the commit before.
+            covered |= set(names) if commit.metadata["job"] != FORGET else set()
             found.append((commit, names))
     return found
 

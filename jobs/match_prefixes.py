@@ -39,4 +39,5 @@ def run(home: Home, plan: Plan) -> None:
             **{name: F.lit(time) for name, time in plan.times.items()},
         }
     )
-    target.replace(features, job=JOB, memo=plan.release)
+    counts = {"pairs": store.count("pairs", {"as_of_date": plan.date}), "scored": store.count("label_scores", part)}
+    target.replace(features, job=JOB, memo=plan.release, counts=counts)

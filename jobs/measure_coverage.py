@@ -36,4 +36,6 @@ def run(home: Home, plan: Plan) -> None:
         codebook_sizes=codebook_sizes(store, plan.codebook_version),
         withheld=(withheld.get("withheld"), withheld.get("traffic_withheld")),
     )
-    target.replace(coverage.withColumn("release", F.lit(plan.release)), job=JOB, memo=plan.release)
+    part = {"release": plan.release}
+    counts = {"items": store.count("item_sids", part), "beams": store.count("query_sids", part)}
+    target.replace(coverage.withColumn("release", F.lit(plan.release)), job=JOB, memo=plan.release, counts=counts)

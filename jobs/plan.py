@@ -133,7 +133,8 @@ def make_plan(home: Home, date: dt.date | None = None, *, refit: bool = False) -
     )
     write_json(home.plan_file(plan.release), dataclasses.asdict(plan))
     if refit:
-        write_json(_pending(home), {"as_of_date": str(as_of), "inputs": inputs, "parent": plan.parent})
+        asked = {"as_of_date": str(as_of), "inputs": inputs}
+        write_json(_pending(home), {**asked, "parent": plan.parent, "release": plan.release})
     return plan
 
 
@@ -230,13 +231,17 @@ def window(home: Home, date: dt.date | None, version: int | None = None) -> tupl
 def _resumed_parent(
     home: Home, rows: list[releases.Row], as_of: dt.date, inputs: dict[str, str]
 ) -> releases.Row | None:
-    """What a refit starts from: the current release, or what a refit of the same inputs that was cut short did."""
-    pending = _pending(home)
+    """What a refit starts from: the current release, or what a refit of the same inputs that was cut short did, unless
+    that serves no more: it was rolled back, or another took its place.
+    """
+    pending, serving = _pending(home), releases.current(home.store)
     if pending.is_file():
         body = json.loads(pending.read_text(encoding="utf-8"))
-        if body["as_of_date"] == str(as_of) and body["inputs"] == inputs:
+        same = body["as_of_date"] == str(as_of) and body["inputs"] == inputs
+        # Killed after it was published, it is what serves itself.
+        if same and (serving["release"] if serving else None) in (body["parent"], body["release"]):
             return releases.find(rows, body["parent"]) if body["parent"] else None
-    return releases.current(home.store)
+    return serving
 
 
 def _pending(home: Home) -> Path:

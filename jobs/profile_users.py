@@ -10,7 +10,7 @@ from __future__ import annotations
 from pyspark.sql import functions as F
 
 from jobs import planned
-from jobs.aggregate_day import read_window
+from jobs.aggregate_day import planned_days, read_window
 from jobs.home import Home
 from jobs.plan import Plan
 from pipelines.user_profiles import user_profiles
@@ -25,4 +25,7 @@ def run(home: Home, plan: Plan) -> None:
         return
     searches = read_window(home, plan, "user_searches")
     catalog = planned.read(home, plan, "catalog")
-    target.replace(user_profiles(searches, catalog, as_of_date=F.lit(plan.date)), job=JOB, memo=plan.corpus_memo)
+    days, _ = planned_days(home, plan)
+    counts = {"searches": home.store.count("user_searches", *days)}
+    profiles = user_profiles(searches, catalog, as_of_date=F.lit(plan.date))
+    target.replace(profiles, job=JOB, memo=plan.corpus_memo, counts=counts)

@@ -8,7 +8,7 @@ import re
 
 HIDDEN = "[hidden]"
 # Names of variables whose values nobody may read in a log: credentials of object stores, keys of ours.
-SECRET = re.compile(r"SECRET|PASSWORD|TOKEN|ACCESS_KEY|API_KEY|ACCOUNT_KEY|USER_KEY|CREDENTIAL", re.IGNORECASE)
+SECRET = re.compile(r"SECRET|PASSWORD|TOKEN|(ACCESS|API|ACCOUNT|USER|SAS|PRIVATE)_?KEY|CREDENTIAL", re.IGNORECASE)
 # Spark shows the padded key (64 bytes) of the pseudonyms where it shows a plan.
 PADDED_KEY = re.compile(r"(?:0x|X')?[0-9A-Fa-f]{128}'?")
 SHORTEST = 6

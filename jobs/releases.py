@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from collections.abc import Mapping
 from typing import Any
 
-from jobs.errors import ConcurrentWrite, DataError
+from jobs.errors import DataError
 from jobs.storage import Store
 
+log = logging.getLogger(__name__)
 Row = dict[str, Any]
+SERVES = ("published", "rolled_back")
+"""States of rows that change what serves."""
+ANEW = "`dsirm nightly` plans and audits anew (under Airflow: clear the run from `plan` on)."
 
 
 def history(store: Store) -> list[Row]:
@@ -69,7 +74,7 @@ def states(rows: list[Row]) -> dict[str, str]:
 def moved(rows: list[Row], seen: int) -> bool:
     """Whether what serves changed after the row of sequence `seen`: by publishing or rolling back, not by a pin."""
     last = int(rows[-1]["sequence"]) if rows else 0
-    return seen > last or any(row["state"] in ("published", "rolled_back") for row in rows if row["sequence"] > seen)
+    return seen > last or any(row["state"] in SERVES for row in rows if row["sequence"] > seen)
 
 
 def pinned(rows: list[Row]) -> set[str]:
@@ -102,8 +107,9 @@ def publish(store: Store, release: Mapping[str, Any], *, seen: int, again: bool 
     `seen` is the highest sequence that its plan looked at.
 
     Raises:
-        ConcurrentWrite: another release was published, or one rolled back, after `seen`.
-        DataError: the release was rolled back and `again` is not set.
+        ConcurrentWrite: another row came at the same moment; nothing was written.
+        DataError: another release was published, or one rolled back, after `seen`; or, where `again` is not set, the
+            release was rolled back, or one of a later day serves.
 
     """
     rows = history(store)
@@ -116,16 +122,25 @@ def publish(store: Store, release: Mapping[str, Any], *, seen: int, again: bool 
             f"dsirm publish-release --release {release['release']} --again"
         )
     if moved(rows, seen):
-        raise ConcurrentWrite(
-            f"Another release serves than when {release['release']} was planned: `dsirm nightly` plans and audits anew."
-        )
+        # Not a write that came between: the same plan can never be published, however often it is tried.
+        raise DataError(f"Another release serves than when {release['release']} was planned: {ANEW}")
+    if not again and rows and rows[-1]["current"] is not None:
+        serving = find(rows, rows[-1]["current"])
+        if release["as_of_date"] < serving["as_of_date"]:
+            raise DataError(
+                f"{release['release']} is older than {serving['release']}, which serves. If it is to take its place: "
+                f"dsirm publish-release --release {release['release']} --again"
+            )
     sequence = int(rows[-1]["sequence"]) + 1 if rows else 1
     store.append_release({**release, "sequence": sequence, "state": "published", "current": release["release"]})
     return True
 
 
 def roll_back(store: Store, release: str) -> str | None:
-    """Make an earlier release current again; given the current one, the one before it. Returns what serves now."""
+    """Make an earlier release current again; given the current one, the one before it. Returns what serves now.
+
+    Going back to a release that was gone back to already changes nothing, so that a lost reply can be asked for again.
+    """
     rows = history(store)
     by_state = states(rows)
     find(rows, release)
@@ -138,6 +153,10 @@ def roll_back(store: Store, release: str) -> str | None:
     serving = rows[-1]["current"]
     target = release
     if release == serving:
+        last = next(row for row in reversed(rows) if row["state"] in SERVES)
+        if last["state"] == "rolled_back":
+            log.warning("%s was gone back to already. To withdraw it too, name the release to go back to.", release)
+            return release
         before = standing[: standing.index(release)]
         if not before:
             raise DataError(f"{release} is the only release: there is nothing to go back to.")

@@ -39,7 +39,7 @@ def claim(home: Home, source: str, *, replace: bool) -> None:
             "or pass --replace, which deletes what is there: tables, models, releases."
         )
     if replace:
-        _empty(home)
+        empty(home)
     write_json(home.root / MARKER, {"source": source})
 
 
@@ -56,8 +56,8 @@ def marketplace(home: Home) -> str | None:
         ) from error
 
 
-def _empty(home: Home) -> None:
-    """Delete what the product itself wrote, nothing else."""
+def empty(home: Home) -> None:
+    """Delete what the product itself wrote, nothing else: the home may become that of another marketplace."""
     if home.settings.storage.tables:
         raise DataError(
             "--replace only empties tables inside the home; storage.tables points elsewhere: delete them there."
@@ -68,6 +68,7 @@ def _empty(home: Home) -> None:
             shutil.rmtree(path)
     for part in ("artifacts", "training", "plans", "audits"):
         shutil.rmtree(home.root / part, ignore_errors=True)
+    (home.root / MARKER).unlink(missing_ok=True)
 
 
 def write_table(

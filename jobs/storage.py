@@ -251,7 +251,7 @@ class Store:
         is not atomic on a local disk and not on an object store. delta-rs' are.
         """
         if "://" not in self.base or self.base.startswith("file:"):
-            folder = Path(self.base.removeprefix("file://")) / ".locks"
+            folder = Path(self.base.removeprefix("file:")) / ".locks"
         elif self.locks is not None:
             folder = self.locks
         else:

@@ -127,6 +127,7 @@ def _train(home: Home, plan: Plan, target: Target, directory: Path) -> None:
         _codebook(plan, model, assigned.codes, categories),
         job=JOB,
         memo=plan.codebook_version,
+        counts={"read": len(learnable), "accepted": int(learnable.sum()), "test": int((~learnable).sum())},
         report=dict(model.report),
         clusters=split.report,
     )

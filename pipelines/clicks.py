@@ -227,4 +227,6 @@ def query_users(events: DataFrame) -> DataFrame:
 
 def refused_events(events: DataFrame) -> DataFrame:
     """Events whose search names no query anywhere -> event_date, source, reason, row."""
-    return refused(events.drop("own_query"), "click_log", "action of a search that names no query", keep=["event_date"])
+    # Without the user's hash: by that, nobody could find the row who is asked to forget them.
+    bare = events.drop("own_query", USER)
+    return refused(bare, "click_log", "action of a search that names no query", keep=["event_date"])

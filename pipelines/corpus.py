@@ -23,6 +23,8 @@ class Corpus(NamedTuple):
     """query_id, item_hash: pairs with an action that the cap of their query cut."""
     clashes: DataFrame
     """query_id, a, b: two texts that share a hash; empty in practice, to be checked before anything is written."""
+    counts: DataFrame
+    """One row: pairs with an action that were read, and those whose item is not in the catalogue."""
 
 
 def split_of(query_id: Column, *, valid_share: float, test_share: float) -> Column:
@@ -71,8 +73,10 @@ def build_corpus(
     split = split_of(F.col("query_id"), valid_share=valid_share, test_share=test_share)
     summed = pair_days.groupBy("query_id", "item_hash").agg(*[F.sum(name).alias(name) for name in COUNTS])
     acted = summed.where(F.col("clicks") + F.col("carts") + F.col("purchases") > 0)
-    here = stage(acted.join(F.broadcast(catalog.select("item_hash").distinct()), "item_hash", "left_semi"))
-    kept, trimmed = _cap(here, max_items_per_query)
+    known = catalog.select("item_hash").distinct().withColumn("_known", F.lit(True))
+    marked = stage(acted.join(F.broadcast(known), "item_hash", "left"))
+    counts = marked.agg(F.count("*").alias("read"), (F.count("*") - F.count("_known")).alias("not_in_catalogue"))
+    kept, trimmed = _cap(marked.where("_known").drop("_known"), max_items_per_query)
     # Ratios come last: one division of two integers per pair.
     earned = F.col("clicks") + F.col("purchases") * purchase_weight + prior_clicks
     weight = earned / (F.col("expected_clicks") / F.lit(SCALE) + prior_clicks)
@@ -85,9 +89,8 @@ def build_corpus(
         traffic.join(F.broadcast(bands), "traffic").withColumn("split", split).withColumn("as_of_date", as_of_date)
     )
     clashes = asked.where(F.col("query") != F.col("_other"))
-    return Corpus(
-        pairs, queries, trimmed, clashes.select("query_id", F.col("query").alias("a"), F.col("_other").alias("b"))
-    )
+    clashing = clashes.select("query_id", F.col("query").alias("a"), F.col("_other").alias("b"))
+    return Corpus(pairs, queries, trimmed, clashing, counts)
 
 
 def _cap(pairs: DataFrame, limit: int) -> tuple[DataFrame, DataFrame]:

@@ -170,7 +170,9 @@ def _check_columns(raw: DataFrame, mapping: TableMapping, what: str = "The table
         raise MappingError(f"{what} has columns of a type that cannot be used: {'; '.join(wrong)}.")
 
 
-def import_table(raw: DataFrame, mapping: TableMapping, *, zone: str, key: str) -> Shaped:
+def import_table(
+    raw: DataFrame, mapping: TableMapping, *, zone: str, key: str, known_items: DataFrame | None = None
+) -> Shaped:
     """Rows from outside -> the table that the mapping names, and the rows refused.
 
     Args:
@@ -178,6 +180,7 @@ def import_table(raw: DataFrame, mapping: TableMapping, *, zone: str, key: str) 
         mapping: of `read_mapping`.
         zone: time zone of `event_date` (click_log).
         key: secret of the pseudonyms (click_log and users).
+        known_items: the catalogue, if there is one; judgments of other items are refused.
 
     Raises:
         MappingError: naming every column of the mapping that the rows lack or that is of an unusable type.
@@ -193,7 +196,7 @@ def import_table(raw: DataFrame, mapping: TableMapping, *, zone: str, key: str) 
     if mapping.table == "users":
         return shape_users(chosen, key=key)
     if mapping.table == "relevance_labels":
-        return shape_labels(chosen)
+        return shape_labels(chosen, known_items=known_items)
     if mapping.time_format and "updated_at" in chosen.columns:
         chosen = chosen.withColumn("updated_at", time_from(F.col("updated_at"), mapping.time_format))
     return shape_catalog(chosen)

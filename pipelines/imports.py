@@ -211,7 +211,7 @@ def shape_labels(raw: DataFrame, *, source: str = "relevance_labels", known_item
     labels, twice = split_duplicates(
         labels,
         source,
-        ["query", "item_id", "rater"],
+        ["query", "item_id", "rater", "source"],
         [F.col("grade").desc()],
         "the same rater judged this query and item twice; the highest grade stays",
     )

@@ -19,7 +19,7 @@ TABLE = Table(
             nullable=True,
         ),
     ),
-    key=("query", "item_id", "rater"),
+    key=("query", "item_id", "rater", "source"),
     partition=("source",),
     checks=(
         Between("grade", 0, 3),

@@ -32,7 +32,7 @@ SPARK = {
     "spark.driver.extraJavaOptions": LONG_LIVED,
 }
 
-CQSID_NIGHT = {f"tests/jobs/test_{name}.py" for name in ("cqsid", "recall", "recall_growth")}
+CQSID_NIGHT = {f"tests/jobs/test_{name}.py" for name in ("cqsid", "readers", "recall", "recall_growth")}
 """Files that read one night of CQ-SID."""
 
 settings.register_profile("default", deadline=None, max_examples=60, derandomize=True)

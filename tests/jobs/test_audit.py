@@ -78,6 +78,26 @@ def test_an_audit_beside_a_release_that_does_not_serve_any_more_is_made_anew(aud
     assert audit.passed(home, first)
 
 
+def test_tables_of_which_a_release_may_have_no_row(audited, first):
+    home, plan = audited
+    part = {"release": first}
+    none = home.store.read_arrow("ranker_metrics", part).slice(0, 0)
+    home.store.target("ranker_metrics", part).replace(none, job="test")
+    with pytest.raises(AuditFailed) as refused:
+        audit.run(home, plan)
+    assert "gate auc_dsirm" in str(refused.value)
+    assert "ranker_metrics" not in str(refused.value)
+
+
+def test_a_release_whose_coverage_was_not_measured_is_told_what_to_run(audited, first):
+    home, plan = audited
+    part = {"release": first}
+    none = home.store.read_arrow("sid_coverage", part).slice(0, 0)
+    home.store.target("sid_coverage", part).replace(none, job="test")
+    with pytest.raises(DataError, match=f"run `dsirm measure-coverage --release {first}`"):
+        audit.run(home, plan)
+
+
 def test_a_damaged_outcome_is_named(audited, first):
     home, plan = audited
     path = home.root / "audits" / f"{first}.json"
@@ -88,10 +108,12 @@ def test_a_damaged_outcome_is_named(audited, first):
                 look()
 
 
-def test_a_ranker_that_nobody_judged_any_more_misses_its_gate(tmp_path):
+def test_a_catalogue_that_shrank_and_a_ranker_that_nobody_judged_any_more_miss_their_gates(tmp_path):
     shares = ("item_coverage", "query_coverage", "traffic_coverage", "utilisation_1", "utilisation_2", "utilisation_3")
     found = dict.fromkeys(shares, 1.0) | {"largest_bucket": 0.0}
     home = Home(tmp_path)
-    assert audit.broken_gates(home, found, {}) == []
+    found["items"] = 70.0
+    assert audit.broken_gates(home, found, {"items": 100.0}) == []
+    assert audit.broken_gates(home, found, {"items": 101.0}) == ["gate items: 70.0000, limit 70.7000"]
     (told,) = audit.broken_gates(home, found, {"auc_dsirm": 0.8})
     assert told.startswith("gate auc_dsirm: 0.0000, limit 0.7")

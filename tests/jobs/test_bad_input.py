@@ -91,6 +91,16 @@ def test_a_refit_goes_on_from_what_is_left_of_the_models_before(home):
     assert (scratch.parent_codebook, scratch.parent_generator) == (None, None)
 
 
+def test_a_refit_cut_short_does_not_go_on_from_a_release_that_was_rolled_back_since(home, first):
+    serving = releases.current(home.store)
+    bad = {**serving, "release": "2026-02-01-00000000", "inputs": list(dict(serving["inputs"]).items())}
+    releases.publish(home.store, bad, seen=serving["sequence"])
+    assert make_plan(home, refit=True).parent == bad["release"]
+    assert make_plan(home, refit=True).parent == bad["release"]
+    releases.roll_back(home.store, first)
+    assert make_plan(home, refit=True).parent == first
+
+
 def test_models_of_different_versions_are_refused(home):
     with refused(home, DataError, r"quantizer-[0-9a-f]{12} learned from .*, not minilm-of-yore"):
         assign_item_sids.run(home, tomorrow(home, encoder_version="minilm-of-yore"))

@@ -11,7 +11,7 @@ import pytest
 
 from dsirm_models.generators import load_generator
 from dsirm_models.quantizer_model import TrainedQuantizer
-from jobs import aggregate_day, build_corpus, forget, maintain, nightly, profile_users, releases, views
+from jobs import aggregate_day, build_corpus, forget, lineage, maintain, nightly, profile_users, releases, views
 from jobs.explain import explain
 from jobs.generators import release_sids
 from jobs.plan import load_plan, make_plan
@@ -108,6 +108,8 @@ def test_a_person_who_asks_is_forgotten_and_a_late_click_counted(cqsid_night, tm
         assert person not in repr(home.store.read_arrow(name).to_pylist()), name
     for path in (home.root / "tables").rglob("*"):
         assert not path.is_file() or person.encode() not in path.read_bytes(), path
+    steps = [step for step in lineage.run(home, cqsid_night[1].release)["steps"] if step["table"] == "recall_lists"]
+    assert [step["job"] for step in steps] == ["forget", "generate-recall"], "what made the rows is still told"
     late_click(home)
     plan = make_plan(home)
     assert plan.release != cqsid_night[1].release

@@ -15,13 +15,14 @@ from pipelines.import_esci import EXAMPLE_COLUMNS, EXAMPLES, PRODUCT_COLUMNS, PR
 from pipelines.import_icecat import JUDGMENT_COLUMNS, JUDGMENTS
 from pipelines.import_icecat import PRODUCT_COLUMNS as ICECAT_COLUMNS
 from pipelines.import_icecat import PRODUCTS as ICECAT_PRODUCTS
-from tests.marketplace import rows, versions, with_session
+from tests.marketplace import copy_home, rows, versions, with_session
 
 pytestmark = pytest.mark.slow
 
 ITEMS = "sku,name,kind\n1,Red lamp,lamp\n2,,lamp\n,Green lamp,lamp\n3,Blue lamp,\n"
 MAPPINGS = {
     "catalog": '[columns]\nitem_id = "sku"\ntitle = "name"\ncategory = "kind"\n',
+    "relevance_labels": '[columns]\nquery = "q"\nitem_id = "sku"\ngrade = "how"\n',
     "click_log": '[columns]\nevent_time = "at"\nitem_id = "sku"\naction = "did"\nquery = "q"\nposition = "pos"\n',
 }
 
@@ -49,6 +50,33 @@ def test_refused_rows_are_kept_with_their_reason(shop):
         ("catalog", "the title is empty", "2"),
         ("catalog", "the item id is empty", None),
     }
+
+
+def test_a_snapshot_of_another_day_may_have_another_name(shop, tmp_path, spark):
+    home = copy_home(shop, tmp_path / "home", spark)
+    (tmp_path / "items-of-tomorrow.csv").write_text("sku,name,kind\n4,White lamp,lamp\n")
+    import_source.table(home, tmp_path / "items-of-tomorrow.csv", mapping(tmp_path, "catalog"))
+    assert home.store.read_arrow("catalog")["item_id"].to_pylist() == ["4"]
+
+
+def test_a_log_that_replaced_another_marketplace_can_get_a_catalogue_of_any_source(shop, tmp_path, spark):
+    home = copy_home(shop, tmp_path / "home", spark)
+    event = {"timestamp": "2026-01-31T10:00:00Z", "action_name": "click", "query_id": "one", "user_query": "lamp"}
+    (tmp_path / "log.ndjson").write_text(json.dumps({**event, "event_attributes": {"object": {"object_id": "t0"}}}))
+    import_source.ubi(home, tmp_path / "log.ndjson", replace=True)
+    assert not home.store.exists("catalog")
+    (tmp_path / ICECAT_PRODUCTS).write_bytes(ONE_ITEM)
+    (tmp_path / JUDGMENTS).write_bytes(JUDGED)
+    import_source.icecat(home, tmp_path)
+    assert (home.store.count("click_log"), home.store.count("catalog")) == (1, 1)
+
+
+def test_judgments_of_items_that_the_catalogue_does_not_have_are_refused(shop, tmp_path, spark):
+    home = copy_home(shop, tmp_path / "home", spark)
+    (tmp_path / "labels.csv").write_text("q,sku,how\nlamp,1,3\nlamp,99,3\n")
+    import_source.table(home, tmp_path / "labels.csv", mapping(tmp_path, "relevance_labels"))
+    assert home.store.read_arrow("relevance_labels")["item_id"].to_pylist() == ["1"]
+    assert "the judged item is not in the catalogue" in home.store.read_arrow("quarantine")["reason"].to_pylist()
 
 
 def tsv(columns, *lines):

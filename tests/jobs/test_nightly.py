@@ -12,6 +12,7 @@ from jobs.errors import AuditFailed, DataError
 from jobs.explain import explain
 from jobs.plan import make_plan
 from jobs.readers import read_release, scan_release
+from jobs.views import RELEASE_TABLES
 from schemas.sids import unpack
 from tests.marketplace import LAST_DAY, copy_home, late_click, rows, versions
 
@@ -24,6 +25,10 @@ def test_events_read_are_counted_or_quarantined(market):
     assert counts["read"] == counts["accepted"] + counts["quarantined"]
     items = market.store.last_commit("item_sids").metadata["counts"]
     assert items == {"read": market.store.count("catalog"), "accepted": items["read"], "without_vector": 0}
+    pairs = market.store.last_commit("pairs").metadata["counts"]
+    assert pairs["accepted"] == market.store.count("pairs") > 0
+    assert pairs["read"] == pairs["accepted"] + pairs["trimmed"] + pairs["not_in_catalogue"]
+    assert all(market.store.last_commit(name).metadata["counts"] for name in RELEASE_TABLES), "every table says"
     reasons = set(market.store.read_arrow("quarantine")["reason"].to_pylist())
     assert {"duplicate of an event", "robot-like session"} <= reasons
 

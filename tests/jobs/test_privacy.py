@@ -42,6 +42,8 @@ def test_rare_queries_are_in_no_corpus_and_are_counted_as_withheld(marketplace, 
     assert counts["traffic_withheld"] == searches - sum(row["traffic"] for row in queries)
     pairs = set(home.store.read_arrow("pairs")["query_id"].to_pylist())
     assert pairs <= {row["query_id"] for row in queries}
+    refused = home.store.read_arrow("quarantine")["row"].to_pylist()
+    assert refused and not any("user_hash" in row for row in refused), "nobody could find it to forget it"
 
 
 def test_the_rule_changes_the_release_and_what_coverage_tells(market, first, tmp_path, spark):

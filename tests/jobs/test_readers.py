@@ -10,9 +10,9 @@ from schemas.tables import TABLES
 
 pytestmark = pytest.mark.slow
 
-# Every table but those of parts that a night leaves alone: recall, and counting users.
-RECALL = {"user_profiles", "user_searches", "request_sids", "recall_lists"}
-WRITTEN = sorted(set(TABLES) - RECALL - {"query_users"})
+# Tables of a night of CQ-SID, which recalls and learns who asks; every other night leaves them alone.
+RECALL = ("recall_lists", "request_sids", "user_profiles", "user_searches")
+WRITTEN = sorted(set(TABLES) - set(RECALL) - {"query_users"})
 
 
 def by_spark(store, name, spark):
@@ -80,8 +80,17 @@ def test_a_night_writes_these_tables(market):
 
 @pytest.mark.parametrize("name", WRITTEN)
 def test_every_reader_gets_the_same_rows_of_the_same_types(market, spark, name):
+    check_readers(market.store, spark, name)
+
+
+def test_every_reader_gets_the_same_recall_lists_and_what_they_are_made_from(cqsid_night, spark):
+    for name in RECALL:
+        check_readers(cqsid_night[0].store, spark, name)
+
+
+def check_readers(store, spark, name):
     contract = [(field.name, plain(field.type)) for field in TABLES[name].arrow_schema()]
-    read = {reader: load(market.store, name, spark) for reader, load in READERS.items()}
+    read = {reader: load(store, name, spark) for reader, load in READERS.items()}
     for reader, rows in read.items():
         assert [(field.name, plain(field.type)) for field in rows.schema] == contract, reader
     rows = {reader: comparable(in_utc(found)) for reader, found in read.items()}

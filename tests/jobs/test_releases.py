@@ -5,7 +5,7 @@ import datetime as dt
 import pytest
 
 from jobs import releases
-from jobs.errors import ConcurrentWrite, DataError
+from jobs.errors import DataError
 from jobs.storage import Store
 
 A, B, C, D = (f"2026-01-0{day}-0000000{day}" for day in range(1, 5))
@@ -71,10 +71,9 @@ def test_publishing_what_is_current_changes_nothing(store):
 
 def test_publishing_on_a_history_that_moved_on_fails_and_writes_nothing(store):
     publish(store, A)
-    with pytest.raises(ConcurrentWrite):
-        releases.publish(store, row(B), seen=0)
-    with pytest.raises(ConcurrentWrite):
-        releases.publish(store, row(B), seen=2)
+    for seen in (0, 2):
+        with pytest.raises(DataError, match="plans and audits anew"):
+            releases.publish(store, row(B), seen=seen)
     assert standing(store) == {A: "current"}
 
 
@@ -84,7 +83,7 @@ def test_a_pin_during_the_night_does_not_stop_it_and_a_rollback_does(store):
     assert releases.publish(store, row(C), seen=2)
     assert standing(store) == {A: "standing", B: "standing", C: "current"}
     releases.roll_back(store, C)
-    with pytest.raises(ConcurrentWrite, match="plans and audits anew"):
+    with pytest.raises(DataError, match="plans and audits anew"):
         releases.publish(store, row(D), seen=4)
     assert standing(store) == {A: "standing", B: "current", C: "rolled_back"}
 
@@ -94,10 +93,32 @@ def test_rolling_back_the_current_one_brings_the_one_before(store):
     assert releases.roll_back(store, C) == B
     assert releases.current(store)["codebook_version"] == "codebook-2"
     assert standing(store) == {A: "standing", B: "current", C: "rolled_back"}
-    assert releases.roll_back(store, B) == A
+    assert releases.roll_back(store, A) == A
     assert standing(store) == {A: "current", B: "rolled_back", C: "rolled_back"}
+
+
+def test_going_back_again_after_a_lost_reply_withdraws_nothing_more(store):
+    publish(store, A, B, C)
+    for _ in range(2):
+        assert releases.roll_back(store, B) == B
+    releases.pin(store, C)
+    assert releases.roll_back(store, B) == B
+    assert standing(store) == {A: "standing", B: "current", C: "rolled_back"}
+
+
+def test_the_only_release_cannot_be_rolled_back(store):
+    publish(store, A)
     with pytest.raises(DataError, match="nothing to go back to"):
         releases.roll_back(store, A)
+
+
+def test_an_older_day_takes_the_place_of_a_newer_one_only_when_told_so(store):
+    publish(store, B)
+    with pytest.raises(DataError, match=f"{A} is older than {B}, which serves.*--again"):
+        publish(store, A)
+    assert serving(store) == B
+    publish(store, A, again=True)
+    assert serving(store) == A
 
 
 def test_rolling_back_to_an_older_one_withdraws_all_that_came_after(store):

@@ -2,9 +2,11 @@
 
 import pandas as pd
 import pytest
+from pyspark.sql import functions as F
 
-from jobs import simulate
-from tests.marketplace import LAST_DAY, copy_home
+from jobs import simulate, sources
+from jobs.errors import DataError
+from tests.marketplace import LAST_DAY, copy_home, versions
 
 pytestmark = pytest.mark.slow
 
@@ -29,6 +31,15 @@ def test_a_new_log_takes_the_place_of_the_old_one(home):
     assert home.store.partitions("click_log") == [{"event_date": str(LAST_DAY)}]
     assert abs(table(home, "click_log").search_id.nunique() - 120 * 18.75) < 0.2 * 120 * 18.75
     assert table(home, "relevance_labels")["query"].nunique() == 30
+
+
+def test_an_imported_log_is_not_replaced_by_a_simulated_one(home, tmp_path, spark):
+    shop = copy_home(home, tmp_path / "home", spark)
+    sources.add_events(shop, shop.store.read(spark, "click_log").withColumn("event_id", F.lit("one")), job="import")
+    before = versions(shop)
+    with pytest.raises(DataError, match="holds an imported click log"):
+        simulate.clicks(shop, days=1, queries=120, seed=2, last_day=LAST_DAY)
+    assert versions(shop) == before
 
 
 def test_under_any_seed_shoppers_click_what_the_users_table_says_they_can_afford(home):

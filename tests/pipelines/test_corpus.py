@@ -63,6 +63,7 @@ def test_only_pairs_with_an_action_and_an_item_of_the_catalogue_are_in(spark):
     gone = (1, 99, 9, 9, 9, 9, 1, 0, 0)
     corpus = built(spark, [shown, carted, bought, gone], items=[*ITEMS, 10, 11])
     assert [row["item_hash"] for row in rows(corpus.pairs)] == [11, 12]
+    assert corpus.counts.first().asDict() == {"read": 3, "not_in_catalogue": 1}
 
 
 def test_the_cap_keeps_the_strongest_and_reports_the_rest(spark):

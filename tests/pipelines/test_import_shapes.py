@@ -205,6 +205,16 @@ def test_labels_are_normalised_and_checked(spark):
     )
 
 
+def test_a_person_and_a_model_may_judge_the_same(spark):
+    raw = spark.createDataFrame(
+        [("lamp", "a", "0", "people"), ("lamp", "a", "3", "llm")],
+        "query STRING, item_id STRING, grade STRING, source STRING",
+    )
+    shaped = shape_labels(raw)
+    assert sorted((r.source, r.grade) for r in shaped.rows.collect()) == [("llm", 3), ("people", 0)]
+    assert reasons(shaped.refused) == []
+
+
 def test_users_come_out_as_pseudonyms(spark):
     raw = spark.createDataFrame(
         [
