@@ -42,13 +42,14 @@ from dsirm_models.train_quantizer import train_quantizer
 
 KIND = "recall-sids"
 BUCKETS = 1_000_000
-# Without the contrast no query has a part in the quantizer: it learns from the same items, as often.
-_ITEMS_ALONE: Mapping[str, Any] = {"use_queries": False, "weights": LossWeights(contrastive=0.0, reconstruction=1.0)}
+_NO_CONTRAST = LossWeights(contrastive=0.0, reconstruction=1.0)
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "cq-sid": {},
-    "rq-vae": {**_ITEMS_ALONE, "category_level1": False},
+    # It knows no query at all: it learns from the same items, as often.
+    "rq-vae": {"use_queries": False, "weights": _NO_CONTRAST, "category_level1": False},
     "no-category": {"category_level1": False},
-    "no-contrast": _ITEMS_ALONE,
+    # Queries still move codes and are rebuilt from them, as in CQ-SID: one thing is left out.
+    "no-contrast": {"weights": _NO_CONTRAST},
 }
 """What differs from CQ-SID's quantizer settings."""
 ARMS: Mapping[str, int] = {"grpo": 0, "eg-grpo": 2}

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm, t
 
 from dsirm_models.ranking_metrics import Flags, Floats, Interval, draw_resamples, paired_interval, ratio
 from dsirm_models.recall_data import Requests
@@ -138,7 +139,7 @@ def compare(ours: Mapping[int | None, Rates], theirs: Mapping[int | None, Rates]
     first, second = ([side.get(seed, side.get(None)) for seed in seeds] for side in (ours, theirs))
     one, two = [rates for rates in first if rates], [rates for rates in second if rates]
     drawn = _seed_counts(len(seeds), len(one[0].resampled))
-    gap = np.stack([a.resampled - b.resampled for a, b in zip(one, two, strict=True)])
+    gap = _resampled(one) - _resampled(two)
     absolute = paired_interval([a.rate - b.rate for a, b in zip(one, two, strict=True)], gap, drawn)
     rate, base = (float(np.mean([rates.rate for rates in side])) for side in (one, two))
     top, below = (_mean_of(side, drawn) for side in (one, two))
@@ -152,7 +153,7 @@ def rate_of(ours: Mapping[int | None, Rates]) -> tuple[Interval, float]:
     """A variant's own rate over its seeds with its interval, and the mean items behind it."""
     rates = list(ours.values())
     drawn = _seed_counts(len(rates), len(rates[0].resampled))
-    found = paired_interval([one.rate for one in rates], np.stack([one.resampled for one in rates]), drawn)
+    found = paired_interval([one.rate for one in rates], _resampled(rates), drawn)
     return found, float(np.mean([one.items for one in rates]))
 
 
@@ -188,9 +189,25 @@ def _common(ours: Mapping[int | None, object], theirs: Mapping[int | None, objec
 
 def _mean_of(rates: Sequence[Rates], seed_counts: NDArray[np.uint16]) -> Floats:
     """(D,) mean rate over the seeds of each draw, as often as it took them."""
-    stacked = np.stack([one.resampled for one in rates])
-    mean: Floats = (seed_counts.T * stacked).sum(axis=0) / seed_counts.sum(axis=1)
+    mean: Floats = (seed_counts.T * _resampled(rates)).sum(axis=0) / seed_counts.sum(axis=1)
     return mean
+
+
+def _resampled(rates: Sequence[Rates]) -> Floats:
+    """(S, D) the seeds' rates under each draw, each set apart from their mean by as much as so few seeds ask for.
+
+    Drawing S seeds with repetition shows their spread too small by (S - 1) / S, and takes it for that of a normal
+    variable instead of Student's t (S - 1 degrees of freedom): of three seeds, the interval of 95 % would hold the
+    truth in 76 cases of 100 where seeds are all that varies.
+    """
+    stacked = np.stack([one.resampled for one in rates])
+    seeds = len(stacked)
+    if seeds == 1:
+        return stacked
+    stretch = np.sqrt(seeds / (seeds - 1)) * t.ppf(0.975, seeds - 1) / norm.ppf(0.975)
+    middle = stacked.mean(axis=0)
+    apart: Floats = middle + stretch * (stacked - middle)
+    return apart
 
 
 def _seed_counts(seeds: int, draws: int) -> NDArray[np.uint16]:

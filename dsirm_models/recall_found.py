@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from dsirm_models.artifacts import read_artifact, write_artifact
 from dsirm_models.beam import beam_search
 from dsirm_models.embedded_generator import EmbeddedGenerator
-from dsirm_models.recall_channels import bm25_lists, dense_lists
+from dsirm_models.recall_channels import bm25_lists, dense_lists, popular_lists, random_lists
 from dsirm_models.recall_data import RecallData, Requests
 from dsirm_models.recall_metrics import Clusters, Found, Targets, found_by_sids, found_in_lists
 from dsirm_models.sid_index import SidIndex
 
 KIND = "recall-found"
-DEEP_SEED = 5
+DEEP_SEED, RANDOM_SEED = 5, 13
 _SCALES = ("wide", "deep")
 
 
@@ -98,11 +98,19 @@ def found_by_request(
 
 
 def found_by_channel(name: str, data: RecallData, requests: Requests, *, items: int) -> Found:
-    """What keyword search (`bm25`) or nearest neighbours (`dense`) find within `items` items, one list a query."""
+    """What a channel that a shop has anyway finds within `items` items, one list a query: keyword search (`bm25`),
+    nearest neighbours (`dense`), the most clicked items (`popularity`) or any (`random`).
+    """
     rows = np.flatnonzero(data.item_stocked)
     asked, row = np.unique(requests.query, return_inverse=True)
     if name == "bm25":
         lists = bm25_lists(rows, data.item_texts, [data.query_texts[query] for query in asked], items=items)
+    elif name == "popularity":
+        learned = data.train
+        clicks = np.bincount(learned.entry_item, weights=learned.clicked, minlength=len(data.item_stocked))
+        lists = popular_lists(rows, clicks.astype(np.int64), requests=len(asked), items=items)
+    elif name == "random":
+        lists = random_lists(rows, requests=len(asked), items=items, seed=RANDOM_SEED)
     else:
         lists = dense_lists(rows, data.item_embeddings, data.query_embeddings[asked], items=items)
     targets = _targets(requests, row)

@@ -15,6 +15,9 @@ from jobs.partitions import Partition
 from jobs.plan import Plan
 from pipelines.embed import encode_texts, texts_to_encode
 
+TEXTS_A_COMMIT = 200_000
+"""Half an hour of two cores, and what is written anew with each later commit of the night is small beside it."""
+
 
 def is_complete(home: Home, plan: Plan, table: str, wanted: pa.ChunkedArray) -> bool:
     """Whether every hash of `wanted` has its vector: asked of key columns alone, so that a night without new texts
@@ -26,15 +29,26 @@ def is_complete(home: Home, plan: Plan, table: str, wanted: pa.ChunkedArray) -> 
 
 
 def embed(home: Home, plan: Plan, table: str, texts: DataFrame, *, job: str) -> None:
-    """Encode every text_hash of `texts` without a vector and add it to the partition of the plan's date."""
+    """Encode every text_hash of `texts` without a vector and add it to the partition of the plan's date.
+
+    So many texts a commit: a first night over millions takes hours, and a killed one goes on after its last commit.
+    """
+    while _encode_some(home, plan, table, texts, job=job):
+        pass
+
+
+def _encode_some(home: Home, plan: Plan, table: str, texts: DataFrame, *, job: str) -> int:
+    """Encode at most `TEXTS_A_COMMIT` texts; returns how many are left."""
     store, encoder = home.store, home.settings.encoder
     part: Partition = {"encoder_version": plan.encoder_version, "first_seen": plan.date}
     # A text has one vector, whichever night was first: two nights that encode it at once must not both commit.
     target = store.target(table, part, watch={"encoder_version": plan.encoder_version})
     known = store.read(home.spark, table, {"encoder_version": plan.encoder_version})
     missing = texts_to_encode(texts, known).persist(StorageLevel.DISK_ONLY)
-    count = missing.count()
+    left = missing.count()
+    count = min(left, TEXTS_A_COMMIT)
     if count:
+        some = missing if count == left else missing.orderBy("text_hash").limit(count)
         name, max_tokens, precision, batch = encoder.name, encoder.max_tokens, encoder.precision, encoder.batch
 
         def encode(batch_of_texts: Sequence[str]) -> pa.Array:
@@ -44,7 +58,8 @@ def embed(home: Home, plan: Plan, table: str, texts: DataFrame, *, job: str) -> 
             return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
 
         # Partitions of equal size: encoding is the cost, and the rows left after an anti-join lie anywhere.
-        spread = missing.repartition(max(2, home.spark.sparkContext.defaultParallelism), "text_hash")
+        spread = some.repartition(max(2, home.spark.sparkContext.defaultParallelism), "text_hash")
         fresh = encode_texts(spread, encode, encoder_version=plan.encoder_version, first_seen=F.lit(plan.date))
         target.replace(store.read(home.spark, table, part).unionByName(fresh), job=job, counts={"encoded": count})
     missing.unpersist()
+    return left - count

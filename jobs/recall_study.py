@@ -1,7 +1,8 @@
 """What generative recall is worth: CQ-SID against plain RQ-VAE and without its parts, who asks, and the alignment.
 
-Makes a marketplace of its own and needs nothing in the home. Writes HOME/recall-study: the marketplace's arrays, one
-result per chain (never computed twice), recall.json with one object a comparison, and report.md.
+Makes a marketplace of its own and needs nothing in the home. Writes HOME/recall-study (a quick one:
+HOME/recall-study-quick): the marketplace's arrays, one result per chain (never computed twice), recall.json with one
+object a comparison, and report.md.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ FULL = Scale(
         items=200_000,
         users=10_000,
         queries=40_000,
-        days=12,
-        later=3,
+        days=13,
+        later=4,
         train_requests=150_000,
         later_requests=100_000,
     ),
@@ -93,7 +94,7 @@ def run(home: Home, *, quick: bool = False) -> dict[str, Any]:
     With `quick`, two seeds on a small marketplace: to see that it runs, not what recall is worth.
     """
     scale = QUICK if quick else FULL
-    root = home.root / "recall-study"
+    root = home.root / ("recall-study-quick" if quick else "recall-study")
     data = _data(home, root, scale)
     settings = settings_of(root, scale)
     waves = tasks(root, data, settings, scale)

@@ -43,6 +43,8 @@ BUDGETS = {
     "personalised": 15,
     "grpo": 10,
     "eg-grpo": 10,
+    "random": 5,
+    "popularity": 5,
     "bm25": 10,
     "dense": 10,
 }
@@ -119,7 +121,7 @@ def _tables(found: Results) -> list[Any]:
         Section("Without its parts", [_compared(of([("cq-sid", name) for name in ABLATIONS if name != "rq-vae"]))]),
         Section("Who asks", [_compared(of(USER_PAIRS))]),
         Section("The alignment: EG-GRPO, GRPO and what both start from", [_compared(of(ARM_PAIRS))]),
-        Section("Beside other channels", [_compared(of(CHANNEL_PAIRS))]),
+        Section("Beside other channels", [_compared(of(CHANNEL_PAIRS)), _shared(found.shared)]),
         Section("Daily growth: new items against the others", [_compared(growth)]),
         Section("Rates", [_rates([row for row in found.rates if row["slice"] == "all"], "All")]),
         Section("By band, and by age of the item", [_rates(sliced, "Parts")]),
@@ -148,18 +150,26 @@ def _compared(rows: Sequence[Row]) -> Grid:
     return Grid("Hit rates in percent, items behind them", [*head, "paper, relative", "seeds"], lines)
 
 
+def _shared(rows: Sequence[Row]) -> Grid:
+    columns = ("both", "ours", "theirs", "neither")
+    lines = [[row["variant"], row["against"], *(_share(row[name]) for name in columns)] for row in rows]
+    head = ["SIDs", "channel", "both, %", "SIDs alone", "channel alone", "neither"]
+    return Grid("Clicks found within 1,000 items, mean over seeds", head, lines)
+
+
 def _equal(rows: Sequence[Row]) -> Grid:
     lines = [
         [
-            str(row["against_rate"]),
+            row["metric"].removeprefix("equal_beam@"),
+            _number(row["against_items"]),
             "more than looked at" if row["rate"] is None else f"{row['rate']:.0f}",
             *(("more" if row[end] is None else f"{row['against_rate'] + row[end]:.0f}") for end in ("low", "high")),
+            _number(row["items"]),
         ]
         for row in rows
     ]
-    return Grid(
-        "Beams that CQ-SID needs for RQ-VAE's click hit rate", ["RQ-VAE's beams", "CQ-SID's", "low", "high"], lines
-    )
+    head = ["RQ-VAE's beams", "items", "CQ-SID's", "low", "high", "items"]
+    return Grid("Beams that CQ-SID needs for RQ-VAE's click hit rate", head, lines)
 
 
 def _rates(rows: Sequence[Row], caption: str) -> Grid:

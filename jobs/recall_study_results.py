@@ -11,11 +11,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from dsirm_models.recall_chain import VARIANTS
-from dsirm_models.recall_comparisons import Chain, Rates, Wish, compare, equal_beams, measured, rate_of, slices_of
-from dsirm_models.recall_data import BANDS, RecallData
+from dsirm_models.recall_comparisons import (
+    KINDS,
+    Chain,
+    Rates,
+    Wish,
+    compare,
+    equal_beams,
+    measured,
+    rate_of,
+    slices_of,
+)
+from dsirm_models.recall_data import BANDS, RecallData, Requests
 from dsirm_models.recall_found import ChannelFound, deep_rows
-from dsirm_models.recall_metrics import Cut, Found
+from dsirm_models.recall_metrics import Cut, Found, Shared, Targets, any_of, hits, shared
 from jobs.files import write_json
 from jobs.recall_study_work import CHANNELS, Task
 from jobs.study_work import source_hash
@@ -41,13 +53,13 @@ USER_PAIRS = [("personalised", "cq-sid"), ("personalised", "nameless"), ("namele
 ARM_PAIRS = [("eg-grpo", "sft"), ("grpo", "sft"), ("eg-grpo", "grpo")]
 CHANNEL_PAIRS = [(ours, channel) for ours in ("cq-sid", "personalised") for channel in CHANNELS]
 SLICES = (*(f"band={name}" for name in BANDS), "items=old", "items=new")
-WIDE = [Wish("clk", Cut(1)), Wish("clk", Cut(10)), Wish("exp", Cut(10)), Wish("buy", Cut(10))]
+MOST = 1000
+WIDE = [Wish(kind, Cut(beams, items)) for kind in KINDS for items in (None, MOST) for beams in (1, 10)]
 WIDE_SLICED = ("clk@1", "clk@10")
-BUDGETS = [Wish(kind, Cut(items=count)) for kind in ("clk", "buy") for count in (100, 1000)]
-DEEP = [Wish("clk", Cut(100)), Wish("exp", Cut(100)), Wish("buy", Cut(100)), *BUDGETS]
+BUDGETS = [Wish(kind, Cut(items=count)) for kind in KINDS for count in (100, MOST)]
+DEEP = [*(Wish(kind, Cut(100, items)) for kind in KINDS for items in (None, MOST)), *BUDGETS]
 DEEP_SLICED = ("clk@100", "clk@100items", "clk@1000items")
 SWEEP = (1, 2, 3, 5, 10, 20, 30, 50, 65, 80, 100, 150, 200)
-MOST = 1000
 EQUAL = (10, 20, 50, 100)
 """Beams of RQ-VAE whose rate CQ-SID is to reach with fewer."""
 Row = dict[str, Any]
@@ -60,6 +72,8 @@ class Results(NamedTuple):
     comparisons: list[Row]
     rates: list[Row]
     sweep: list[Row]
+    shared: list[Row]
+    """Of the clicks, what SIDs and another channel both find within 1,000 items, or one alone."""
 
 
 def results(root: Path, data: RecallData, tasks: Sequence[Task], draws: int) -> Results:
@@ -94,17 +108,39 @@ def _computed(data: RecallData, tasks: Sequence[Task], draws: int) -> Results:
         for ours, theirs in (*SID_PAIRS, *USER_PAIRS, *ARM_PAIRS, *CHANNEL_PAIRS):
             if ours not in measures or theirs not in measures:
                 continue
-            # A channel without SIDs has no beams: it is compared at equal numbers of items alone.
-            fit = [wish for wish in (*wishes, *parts) if theirs not in CHANNELS or wish.cut.items]
+            fit = _fitting(theirs, [*wishes, *parts])
             comparisons += [_compared(measures, ours, theirs, wish, wish, queries) for wish in fit]
         for wish in wishes if "items=new" in slices else []:
             if wish.metric in sliced:
                 new, old = (wish._replace(slice=f"items={name}") for name in ("new", "old"))
                 for name in ("cq-sid", "rq-vae", "personalised"):
                     comparisons.append(_compared(measures, name, name, new, old, queries))
-        rates += [row for name in measures for row in _rates(measures[name], name, [*wishes, *parts])]
+        rates += [row for name in measures for row in _rates(measures[name], name, _fitting(name, [*wishes, *parts]))]
     found_sweep, equal = _swept(data, deep, deep_found, draws)
-    return Results([*comparisons, *equal], rates, found_sweep)
+    return Results([*comparisons, *equal], rates, found_sweep, _shared(deep, deep_found))
+
+
+def _fitting(name: str, wishes: Sequence[Wish]) -> list[Wish]:
+    """A channel without SIDs has no beams: it is measured at equal numbers of items alone."""
+    return [wish for wish in wishes if name not in CHANNELS or wish.cut.beams is None]
+
+
+def _shared(deep: Requests, found: dict[Chain, Found]) -> list[Row]:
+    """What SIDs find that the other channels miss, and these that SIDs miss: shares of the clicks, mean over seeds."""
+    cut = Cut(items=MOST)
+    targets = Targets(*(column.astype(np.int64) for column in (deep.entry_request, deep.entry_item, deep.clicked)))
+    channels = {name: hits(found[Chain(name, None)], cut) for name in CHANNELS if Chain(name, None) in found}
+    if not channels:
+        return []
+    every = {**channels, " + ".join(channels): any_of(channels)}
+    rows = []
+    for variant in ("cq-sid", "personalised"):
+        own = [hits(one, cut) for chain, one in found.items() if chain.variant == variant]
+        for name, theirs in every.items() if own else ():
+            parts = np.mean([shared(targets, ours, theirs) for ours in own], axis=0)
+            named = dict(zip(Shared._fields, map(float, parts), strict=True))
+            rows.append(_finite({"variant": variant, "against": name, **named, "seeds": len(own)}))
+    return rows
 
 
 def _load(tasks: Sequence[Task]) -> tuple[dict[Chain, Found], dict[Chain, Found]]:
@@ -179,7 +215,6 @@ def _rates(seeds: dict[int | None, dict[Wish, Rates]], name: str, wishes: Sequen
 
 def _swept(data: RecallData, deep: Any, found: dict[Chain, Found], draws: int) -> tuple[list[Row], list[Row]]:
     """Rates over numbers of beams, whole and under the first items; and how many beams CQ-SID needs for RQ-VAE's."""
-    most = max(SWEEP)
     beams = {chain: one for chain, one in found.items() if chain.seed is not None}
     swept = measured(
         deep, beams, [Wish("clk", Cut(count, items)) for count in SWEEP for items in (None, MOST)], {}, draws=1
@@ -198,23 +233,31 @@ def _swept(data: RecallData, deep: Any, found: dict[Chain, Found], draws: int) -
                 row[f"{prefix}items"] = sum(one.items for one in of) / len(of)
             rows.append(_finite(row))
     both = {chain: one for chain, one in beams.items() if chain.variant in ("cq-sid", "rq-vae")}
-    curve = measured(deep, both, [Wish("clk", Cut(count)) for count in range(1, most + 1)], {}, draws=draws)
+    equal = [row for items in (None, MOST) for row in _equal(deep, both, items, draws)]
+    return rows, equal
+
+
+def _equal(deep: Requests, both: dict[Chain, Found], cut: int | None, draws: int) -> list[Row]:
+    """Beams that CQ-SID needs for RQ-VAE's rate: of whole clusters, and of what is left of them in a list of 1,000."""
+    wishes = [Wish("clk", Cut(count, cut)) for count in range(1, max(SWEEP) + 1)]
+    curve = measured(deep, both, wishes, {}, draws=draws)
     sides = {
-        name: {
-            chain.seed: [curve[chain, Wish("clk", Cut(count))] for count in range(1, most + 1)]
-            for chain in both
-            if chain.variant == name
-        }
+        name: {chain.seed: [curve[chain, wish] for wish in wishes] for chain in both if chain.variant == name}
         for name in ("cq-sid", "rq-vae")
     }
+
+    def behind(name: str, beams: float) -> float:
+        return float(np.mean([rates[int(beams) - 1].items for rates in sides[name].values()]))
+
     equal = []
     for count in EQUAL:
         needed = equal_beams(sides["cq-sid"], sides["rq-vae"], count)
+        reached = math.isfinite(needed.difference)
         row = {
             "data": DATA,
             "variant": "cq-sid",
             "against": "rq-vae",
-            "metric": f"equal_beam@{count}",
+            "metric": f"equal_beam@{Cut(count, cut).name}",
             "slice": "all",
             "against_slice": "all",
             **{name: value - count for name, value in needed._asdict().items()},
@@ -222,9 +265,11 @@ def _swept(data: RecallData, deep: Any, found: dict[Chain, Found], draws: int) -
             "queries": len(set(deep.query.tolist())),
             "rate": needed.difference,
             "against_rate": count,
+            "items": behind("cq-sid", needed.difference) if reached else math.nan,
+            "against_items": behind("rq-vae", count),
         }
         equal.append(_finite(row))
-    return rows, equal
+    return equal
 
 
 def _finite(row: Row) -> Row:

@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jobs.files import is_whole
+from jobs.files import in_turn, is_whole
 
 if TYPE_CHECKING:
     from dsirm_models.recall_chain import RecallSettings
     from dsirm_models.recall_found import ChannelFound
 
-CHANNELS = ("bm25", "dense")
+CHANNELS = ("random", "popularity", "bm25", "dense")
 MOST_ITEMS = 1000
 """Items of a channel's list."""
 
@@ -46,9 +46,13 @@ class Task(NamedTuple):
 
 
 def learn(task: Task) -> None:
-    """Learn one chain and keep what it finds, unless it is there."""
-    if is_whole(task.found):
-        return
+    """Learn one chain and keep what it finds, unless it is there; after another process that learns it now."""
+    with in_turn(task.out.with_name(f"{task.out.name}.lock"), f"another run that learns {task.variant}"):
+        if not is_whole(task.found):
+            _learn(task)
+
+
+def _learn(task: Task) -> None:
     import torch
 
     from dsirm_models import recall_chain

@@ -10,6 +10,8 @@ import json
 import multiprocessing
 import os
 import re
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -93,7 +95,19 @@ def workers(home: Home) -> ProcessPoolExecutor:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     count = home.settings.study.workers or os.cpu_count() or 1
     # Spawned, not forked: a fork of a process that holds a JVM and its threads may hang.
-    return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(count, mp_context=spawn, initializer=_end_with, initargs=(os.getpid(),))
+
+
+def _end_with(parent: int) -> None:
+    """Have this worker end with its parent: one that was killed would leave it to work on beside the next run."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def wait(what: str, futures: Sequence[Future[None]]) -> None:

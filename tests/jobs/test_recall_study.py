@@ -39,7 +39,7 @@ def found(home):
 
 
 def root_of(home):
-    return home.root / "recall-study"
+    return home.root / "recall-study-quick"
 
 
 def whole(rows):
@@ -53,15 +53,28 @@ def test_every_comparison_is_there_with_its_numbers(found, home):
     assert all(common <= set(row) for row in rows)
     pairs = {(row["variant"], row["against"], row["metric"]) for row in whole(rows)}
     for other in ("rq-vae", "no-category", "no-contrast"):
-        for metric in ("clk@1", "clk@10", "clk@100", "exp@10", "clk@100items", "clk@1000items"):
+        for metric in ("clk@1", "clk@10", "clk@100", "exp@10", "buy@1", "clk@10,1000items", "exp@100items"):
             assert ("cq-sid", other, metric) in pairs
     for arm in ARMS:
         assert {(arm, "sft", metric) for metric in ("clk@1", "clk@10", "exp@10")} <= pairs
     assert {("personalised", "cq-sid", "clk@1"), ("personalised", "nameless", "clk@1")} <= pairs
     assert {("cq-sid", channel, "clk@1000items") for channel in CHANNELS} <= pairs
-    assert ("cq-sid", "rq-vae", "equal_beam@100") in pairs
+    assert not [pair for pair in pairs if pair[1] in CHANNELS and not pair[2].endswith(("@100items", "@1000items"))]
+    assert {("cq-sid", "rq-vae", f"equal_beam@{cut}") for cut in ("100", "100,1000items")} <= pairs
     growth = [row for row in rows if (row["slice"], row["against_slice"]) == ("items=new", "items=old")]
     assert {row["variant"] for row in growth} == {"cq-sid", "rq-vae", "personalised"}
+
+
+def test_the_report_tells_what_is_found_beside_other_channels(found, home):
+    (kept,) = (root_of(home) / "comparisons").iterdir()
+    rows = json.loads(kept.read_text())["shared"]
+    against = [*CHANNELS, " + ".join(CHANNELS)]
+    assert [(row["variant"], row["against"]) for row in rows] == [
+        (variant, name) for variant in ("cq-sid", "personalised") for name in against
+    ]
+    for row in rows:
+        assert sum(row[part] for part in ("both", "ours", "theirs", "neither")) == pytest.approx(1, abs=1e-5)
+    assert "Clicks found within 1,000 items" in (root_of(home) / "report.md").read_text()
 
 
 def test_the_difference_is_that_of_the_rates_and_lists_come_with_their_length(found):

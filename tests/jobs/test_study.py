@@ -1,8 +1,13 @@
 """The study, end to end: published ESCI files and a tiny marketplace in, a report out; nothing computed twice."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
 from jobs import import_source, nightly, study
@@ -29,6 +34,19 @@ world_items = 200
 world_queries = 80
 world_held_out = 20
 workers = 2
+"""
+
+ORPHAN = """
+import os, time
+from types import SimpleNamespace as Some
+from jobs.study import workers
+
+if __name__ == "__main__":
+    pool = workers(Some(settings=Some(study=Some(workers=1))))
+    print(pool.submit(os.getpid).result(), flush=True)
+    for _ in range(2):
+        pool.submit(time.sleep, 300)
+    time.sleep(300)
 """
 
 
@@ -126,3 +144,14 @@ def test_a_second_run_computes_nothing(found, home, monkeypatch):
     assert study.run(home)["comparisons"] == found["comparisons"]
     assert times() == before
     assert not list((home.root / "study" / "worlds").glob("*")), "the tables of worlds are not kept"
+
+
+def test_workers_end_with_a_study_that_was_killed(tmp_path):
+    script = tmp_path / "orphan.py"
+    script.write_text(ORPHAN)
+    environment = {**os.environ, "PYTHONPATH": str(Path(study.__file__).parents[1])}
+    killed = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment)
+    worker = psutil.Process(int(killed.stdout.readline()))
+    killed.kill()
+    killed.communicate()
+    worker.wait(timeout=60)
