@@ -78,15 +78,14 @@ def test_an_audit_beside_a_release_that_does_not_serve_any_more_is_made_anew(aud
     assert audit.passed(home, first)
 
 
-def test_tables_of_which_a_release_may_have_no_row(audited, first):
+def test_a_release_of_which_nothing_was_judged_may_have_no_ranker_metrics(audited, first):
     home, plan = audited
     part = {"release": first}
     none = home.store.read_arrow("ranker_metrics", part).slice(0, 0)
     home.store.target("ranker_metrics", part).replace(none, job="test")
-    with pytest.raises(AuditFailed) as refused:
-        audit.run(home, plan)
-    assert "gate auc_dsirm" in str(refused.value)
-    assert "ranker_metrics" not in str(refused.value)
+    audit.run(home, plan)
+    assert audit.passed(home, first).keys() >= {"items"}
+    assert "auc_dsirm" not in audit.passed(home, first)
 
 
 def test_a_release_whose_coverage_was_not_measured_is_told_what_to_run(audited, first):
