@@ -115,7 +115,7 @@ def _outcome(path: Path) -> dict[str, Any]:
 
 
 def figures(home: Home, plan: Plan) -> dict[str, float]:
-    """What the gates look at, from sid_coverage, ranker_metrics and query_days."""
+    """What the gates look at, from sid_coverage, ranker_metrics, query_days and what build-corpus counted."""
     release = plan.release
     slices = {row["slice"]: row for row in home.store.read_arrow("sid_coverage", {"release": release}).to_pylist()}
     if "all" not in slices:
@@ -138,6 +138,9 @@ def figures(home: Home, plan: Plan) -> dict[str, float]:
     for row in home.store.read_arrow("ranker_metrics", {"release": release}).to_pylist():
         if row["seed"] == -1 and row["slice"] == "all" and row["auc"] is not None:
             found[f"auc_{row['variant']}"] = row["auc"]
+    built = home.store.last_commit("pairs", {"as_of_date": plan.date})
+    if built and "not_in_catalogue" in (counts := built.metadata["counts"]):
+        found["pairs_in_catalogue"] = _share(counts["read"] - counts["not_in_catalogue"], counts["read"])
     if (volume := _volume(home, plan)) is not None:
         found["volume"] = volume
     return found
@@ -165,6 +168,9 @@ def broken_gates(home: Home, found: dict[str, float], before: dict[str, float]) 
         ("largest_bucket", found["largest_bucket"] <= gates.largest_bucket, gates.largest_bucket),
         ("churn_1", found.get("churn_1", 0.0) <= gates.churn_1, gates.churn_1),
     ]
+    if "pairs_in_catalogue" in found:
+        least = gates.pairs_in_catalogue
+        rules.append(("pairs_in_catalogue", found["pairs_in_catalogue"] >= least, least))
     if "items" in before:
         least = before["items"] * gates.items
         rules.append(("items", found["items"] >= least, least))

@@ -290,6 +290,7 @@ class Gates(Section):
     item_coverage: Share = Field(0.98, description="Share of catalogue items with a SID, at least.")
     query_coverage: Share = Field(0.5, description="Share of the window's queries with a SID, at least.")
     traffic_coverage: Share = Field(0.9, description="Share of searches whose query has a SID, at least.")
+    pairs_in_catalogue: Share = Field(0.5, description="Share of clicked pairs whose item the catalogue has, at least.")
     items: Share = Field(0.7, description="Catalogue items as a share of the current release's, at least.")
     largest_bucket: Share = Field(0.25, description="Share of all items behind one SID, at most.")
     utilisation: Share = Field(0.1, description="Share of a level's codes that some item uses, at least; every level.")

@@ -111,8 +111,10 @@ def test_a_catalogue_that_shrank_and_a_ranker_that_nobody_judged_any_more_miss_t
     shares = ("item_coverage", "query_coverage", "traffic_coverage", "utilisation_1", "utilisation_2", "utilisation_3")
     found = dict.fromkeys(shares, 1.0) | {"largest_bucket": 0.0}
     home = Home(tmp_path)
-    found["items"] = 70.0
+    found |= {"items": 70.0, "pairs_in_catalogue": 0.5}
     assert audit.broken_gates(home, found, {"items": 100.0}) == []
+    apart = audit.broken_gates(home, found | {"pairs_in_catalogue": 0.4}, {})
+    assert apart == ["gate pairs_in_catalogue: 0.4000, limit 0.5000"], "log and catalogue name items differently"
     assert audit.broken_gates(home, found, {"items": 101.0}) == ["gate items: 70.0000, limit 70.7000"]
     (told,) = audit.broken_gates(home, found, {"auc_dsirm": 0.8})
     assert told.startswith("gate auc_dsirm: 0.0000, limit 0.7")
