@@ -20,6 +20,7 @@ from jobs.generators import query_inputs, release_sids, sid_of
 from jobs.home import Home
 from jobs.plan import Plan
 from jobs.requests import RequestInputs, UserFields, named, request_inputs
+from schemas.text import text_hash
 
 MOST = 300_000
 """Requests that are learned from at most, drawn by lot: more than the paper's steps visit."""
@@ -61,24 +62,20 @@ def load_searches(home: Home, plan: Plan, fields: UserFields, *, acted_only: boo
     inputs = query_inputs(home, plan, queries)
     hashes, known, existing = release_sids(home.store, plan.release, plan.codebook_version)
     learned = queries.filter(pc.not_equal(queries["split"], "test"))["query_id"]
-    rows = _read(home, plan, learned, acted_only)
-    names, user = named(rows["user"])
-    own = sid_of(hashes, known, rows["item_hash"].to_numpy())
-    usable = (own >= 0) & (user >= 0)
-    if not usable.any():
+    rows = _drawn(home, plan, learned, hashes[known >= 0], acted_only)
+    if not len(rows):
         raise DataError(
             f"No search of a known user in the window of {plan.as_of_date} can be learned from. Does the log name "
             'users? Without them set generator.stages = ["items", "queries"].'
         )
+    names, user = named(rows["user"])
+    own = sid_of(hashes, known, rows["item_hash"].to_numpy())
     query = find(inputs.ids, rows["query_id"].to_numpy())
     day = rows["event_date"].cast(pa.int32()).to_numpy().astype(np.int64)
     # Requests in an order of their own, whatever the order of rows: by day, user and query.
-    columns = np.stack([day, user, query])[:, usable]
-    distinct, request = np.unique(columns, axis=1, return_inverse=True)
-    rng = np.random.default_rng(home.settings.generator.seed)
-    drawn = np.sort(rng.permutation(distinct.shape[1])[:MOST])
-    day, user, query = distinct[:, drawn]
-    user = np.where(rng.random(len(drawn)) < NAMELESS, len(names), user)
+    (day, user, query), request = np.unique(np.stack([day, user, query]), axis=1, return_inverse=True)
+    lots = np.random.default_rng(home.settings.generator.seed).random(len(user))
+    user = np.where(lots < NAMELESS, len(names), user)
     asked = pa.table(
         {
             "query_id": inputs.ids[query],
@@ -86,16 +83,12 @@ def load_searches(home: Home, plan: Plan, fields: UserFields, *, acted_only: boo
             "event_date": pa.array(day.astype(np.int32)).cast(pa.date32()),
         }
     )
-    place = find(drawn, request)
-    kept = place >= 0
     held_out = queries.filter(pc.equal(queries["split"], "valid"))["query_id"].to_numpy()
-    acted = (rows["clicks"].to_numpy() + rows["purchases"].to_numpy() > 0)[usable][kept]
-    train = ~np.isin(inputs.ids[query], held_out)[place[kept]]
+    acted = rows["clicks"].to_numpy() + rows["purchases"].to_numpy() > 0
+    train = ~np.isin(inputs.ids[query], held_out)[request]
     if not train.any():
         raise DataError(f"Every search of a known user in the window of {plan.as_of_date} is of a held-out query.")
-    return Searches(
-        request_inputs(home, plan, inputs, asked, fields), place[kept], own[usable][kept], acted, train, existing
-    )
+    return Searches(request_inputs(home, plan, inputs, asked, fields), request, own, acted, train, existing)
 
 
 def most_searched(home: Home, plan: Plan, queries: pa.ChunkedArray, most: int) -> pa.Table:
@@ -128,12 +121,42 @@ def most_searched(home: Home, plan: Plan, queries: pa.ChunkedArray, most: int) -
     return found.sort_by(order).select(key).slice(0, most)
 
 
-def _read(home: Home, plan: Plan, queries: pa.ChunkedArray, acted_only: bool) -> pa.Table:
+def _drawn(home: Home, plan: Plan, queries: pa.ChunkedArray, items: NDArray[np.int64], acted_only: bool) -> pa.Table:
+    """Rows of known users and of some items, of the `MOST` requests with the lowest lots.
+
+    A request's lot is a hash of the seed, its day, user and query, so days are read one after the other, and only one
+    of them is ever held beside the requests that are in so far.
+    """
     columns = ["event_date", "user", "query_id", "item_hash", "clicks", "purchases"]
-    days = _days(home, plan, queries, columns)
-    if not acted_only:
-        return pa.concat_tables(days)
-    return pa.concat_tables(day.filter(pc.greater(pc.add(day["clicks"], day["purchases"]), 0)) for day in days)
+    kept = None
+    for day in _days(home, plan, queries, columns):
+        wanted = pc.and_(pc.not_equal(pc.fill_null(day["user"], ""), ""), pc.is_in(day["item_hash"], pa.array(items)))
+        if acted_only:
+            wanted = pc.and_(wanted, pc.greater(pc.add(day["clicks"], day["purchases"]), 0))
+        day = day.filter(wanted)
+        day = day.append_column("lot", pa.array(_lots(day, home.settings.generator.seed)))
+        kept = day if kept is None else pa.concat_tables([kept, day])
+        lots = np.unique(kept["lot"].to_numpy())
+        if len(lots) > MOST:
+            kept = kept.filter(pc.less(kept["lot"], pa.scalar(lots[MOST], pa.uint64())))
+    assert kept is not None, "a plan has a day"
+    return kept.drop_columns(["lot"])
+
+
+def _lots(rows: pa.Table, seed: int) -> NDArray[np.uint64]:
+    """A lot (N,) for the request that each row belongs to."""
+    users = rows["user"].unique().to_pylist()
+    of_user = np.array([text_hash(f"{seed} {user}") for user in users], dtype=np.int64)
+    user = of_user[pc.index_in(rows["user"], value_set=pa.array(users, pa.string())).to_numpy()]
+    day = rows["event_date"].cast(pa.int32()).to_numpy().astype(np.uint64)
+    return _mixed(_mixed(user.view(np.uint64) ^ day) ^ rows["query_id"].to_numpy().view(np.uint64))
+
+
+def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Numbers that look drawn by lot, one for each value (the last step of SplitMix64)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
 
 
 def _days(home: Home, plan: Plan, queries: pa.ChunkedArray, columns: list[str]) -> Iterator[pa.Table]:

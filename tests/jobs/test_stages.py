@@ -13,7 +13,14 @@ from dsirm_models.beam import beam_search
 from dsirm_models.embedded_generator import EmbeddedGenerator
 from dsirm_models.generators import load_generator
 from dsirm_models.sid_index import SidIndex
-from jobs import align_generator, finetune_generator, generator_stages, personalise_generator, pretrain_generator
+from jobs import (
+    align_generator,
+    finetune_generator,
+    generator_stages,
+    personalise_generator,
+    pretrain_generator,
+    searches,
+)
 from jobs.aggregate_day import planned_days
 from jobs.errors import DataError
 from jobs.generators import load_checked, query_inputs, release_sids
@@ -233,6 +240,19 @@ def test_the_training_requests_read_the_past_alone_and_no_query_of_the_test_spli
     assert (found.inputs.recent[first:, 0] >= 0).any()
     only = load_searches(trained, PLAN, fields_of(trained, PLAN), acted_only=True)
     assert only.acted.all() and len(only.acted) == acted
+
+
+def test_of_too_many_requests_some_are_drawn_whole_and_always_the_same(trained, monkeypatch):
+    def requests():
+        found = load_searches(trained, PLAN, fields_of(trained, PLAN), acted_only=False)
+        return len(found.inputs.query_row), np.bincount(found.request)
+
+    count, rows = requests()
+    monkeypatch.setattr(searches, "MOST", count // 3)
+    fewer, kept = requests()
+    assert fewer == count // 3
+    assert set(kept) <= set(rows), "every row of a request, or none"
+    assert requests()[1].tolist() == kept.tolist()
 
 
 def test_queries_that_are_withheld_are_not_learned_from(trained, tmp_path):
