@@ -239,7 +239,7 @@ def _resumed_parent(
         body = json.loads(pending.read_text(encoding="utf-8"))
         same = body["as_of_date"] == str(as_of) and body["inputs"] == inputs
         # Killed after it was published, it is what serves itself.
-        if same and (serving["release"] if serving else None) in (body["parent"], body["release"]):
+        if same and (serving["release"] if serving else None) in (body["parent"], body.get("release")):
             return releases.find(rows, body["parent"]) if body["parent"] else None
     return serving
 
