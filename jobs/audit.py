@@ -1,9 +1,9 @@
 """Audit a release before it is published: contracts by Great Expectations, then the gates of the settings.
 
-Reads every table of the release, query_days and `releases`. Writes the figures to HOME/audits/RELEASE.json, the suites'
-outcome to HOME/audits/RELEASE/TABLE.html, and rows that break a contract to quarantine (the first 1,000 a table). A
-failed rule is named with its figure and its limit; the job then ends with exit code 65, and the current release goes on
-serving.
+Reads every table of the release, query_days, `releases` and what build-corpus counted. Writes the figures to
+HOME/audits/RELEASE.json, the suites' outcome to HOME/audits/RELEASE/TABLE.html, and rows that break a contract to
+quarantine (the first 1,000 a table). A failed rule is named with its figure and its limit; the job then ends with exit
+code 65, and the current release goes on serving.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from jobs.errors import AuditFailed, DataError
 from jobs.files import write_json
 from jobs.home import Home
 from jobs.plan import Plan
+from jobs.views import RELEASE_TABLES
 from pipelines.broken_rows import broken_rows
 from schemas.expectations import validate
 from schemas.tables import TABLES
 
 JOB = "audit"
-AUDITED = ("item_sids", "sid_items", "query_sids", "prefix_match_features", "sid_coverage", "ranker_metrics")
 MAY_BE_EMPTY = {"ranker_metrics", "request_sids"}
 """Nothing is judged, or nothing is known of who asks."""
 # Enough to see what is wrong; a bug that breaks every row must not write them all again.
@@ -46,8 +46,7 @@ def run(home: Home, plan: Plan) -> None:
     refused: list[pa.Table] = []
     pages = path.with_suffix("")
     pages.mkdir(parents=True, exist_ok=True)
-    audited = (*AUDITED, *home.settings.recall_tables)
-    for name in audited:
+    for name in (*RELEASE_TABLES, *home.settings.recall_tables):
         rows = home.store.read(home.spark, name, {"release": plan.release}).persist()
         outcome = validate(rows, TABLES[name], least_rows=0 if name in MAY_BE_EMPTY else 1)
         (pages / f"{name}.html").write_text(outcome.page, encoding="utf-8")
@@ -57,7 +56,7 @@ def run(home: Home, plan: Plan) -> None:
         rows.unpersist()
     _quarantine(home, plan, refused)
     metrics = figures(home, plan)
-    serving = releases.current(home.store)
+    serving = releases.serving_of(history)
     found += broken_gates(home, metrics, dict(serving["metrics"]) if serving else {})
     if found:
         raise AuditFailed(

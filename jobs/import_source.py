@@ -89,7 +89,8 @@ def table(home: Home, path: Path, mapping_file: Path, *, replace: bool = False) 
         mapping = read_mapping(mapping_file)
     with _readable(path):
         raw = read_table(home.spark, path, mapping)
-        items = home.store.read(home.spark, "catalog") if home.store.exists("catalog") and not replace else None
+        judged = mapping.table == "relevance_labels" and home.store.exists("catalog") and not replace
+        items = home.store.read(home.spark, "catalog") if judged else None
         found = import_table(raw, mapping, zone=home.settings.corpus.zone, key=home.user_key(), known_items=items)
         accepted = _compute(path, "row", found.rows, refused=found.refused)
         counts = _counted(found.refused, mapping.table, accepted[0], raw)

@@ -19,8 +19,8 @@ JOB = "measure-coverage"
 
 def run(home: Home, plan: Plan) -> None:
     """Measure, unless this release was measured."""
-    store, spark = home.store, home.spark
-    target = store.target("sid_coverage", {"release": plan.release})
+    store, spark, part = home.store, home.spark, {"release": plan.release}
+    target = store.target("sid_coverage", part)
     if target.is_done(plan.release):
         return
     built = store.last_commit("queries", {"as_of_date": plan.date})
@@ -36,6 +36,5 @@ def run(home: Home, plan: Plan) -> None:
         codebook_sizes=codebook_sizes(store, plan.codebook_version),
         withheld=(withheld.get("withheld"), withheld.get("traffic_withheld")),
     )
-    part = {"release": plan.release}
     counts = {"items": store.count("item_sids", part), "beams": store.count("query_sids", part)}
     target.replace(coverage.withColumn("release", F.lit(plan.release)), job=JOB, memo=plan.release, counts=counts)

@@ -87,7 +87,7 @@ def make_plan(home: Home, date: dt.date | None = None, *, refit: bool = False) -
         settings.encoder.name, max_tokens=settings.encoder.max_tokens, precision=settings.encoder.precision
     )
     rows = releases.history(home.store)
-    serving = releases.current(home.store)
+    serving = releases.serving_of(rows)
     parent = _resumed_parent(home, rows, as_of, inputs) if refit else serving
     warm = _Warm(None, None)
     stages: dict[str, str] = {}
@@ -234,7 +234,7 @@ def _resumed_parent(
     """What a refit starts from: the current release, or what a refit of the same inputs that was cut short did, unless
     that serves no more: it was rolled back, or another took its place.
     """
-    pending, serving = _pending(home), releases.current(home.store)
+    pending, serving = _pending(home), releases.serving_of(rows)
     if pending.is_file():
         body = json.loads(pending.read_text(encoding="utf-8"))
         same = body["as_of_date"] == str(as_of) and body["inputs"] == inputs

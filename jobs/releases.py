@@ -24,10 +24,12 @@ def history(store: Store) -> list[Row]:
 
 def current(store: Store) -> Row | None:
     """The publishing row of the release that serves now: what the row of the highest sequence names."""
-    rows = history(store)
-    if not rows or rows[-1]["current"] is None:
-        return None
-    return find(rows, rows[-1]["current"])
+    return serving_of(history(store))
+
+
+def serving_of(rows: list[Row]) -> Row | None:
+    """The same, of a history that was read."""
+    return find(rows, rows[-1]["current"]) if rows and rows[-1]["current"] is not None else None
 
 
 def find(rows: list[Row], release: str) -> Row:
@@ -124,13 +126,12 @@ def publish(store: Store, release: Mapping[str, Any], *, seen: int, again: bool 
     if moved(rows, seen):
         # Not a write that came between: the same plan can never be published, however often it is tried.
         raise DataError(f"Another release serves than when {release['release']} was planned: {ANEW}")
-    if not again and rows and rows[-1]["current"] is not None:
-        serving = find(rows, rows[-1]["current"])
-        if release["as_of_date"] < serving["as_of_date"]:
-            raise DataError(
-                f"{release['release']} is older than {serving['release']}, which serves. If it is to take its place: "
-                f"dsirm publish-release --release {release['release']} --again"
-            )
+    serving = serving_of(rows)
+    if not again and serving and release["as_of_date"] < serving["as_of_date"]:
+        raise DataError(
+            f"{release['release']} is older than {serving['release']}, which serves. If it is to take its place: "
+            f"dsirm publish-release --release {release['release']} --again"
+        )
     sequence = int(rows[-1]["sequence"]) + 1 if rows else 1
     store.append_release({**release, "sequence": sequence, "state": "published", "current": release["release"]})
     return True

@@ -145,9 +145,8 @@ def _drawn(home: Home, plan: Plan, queries: pa.ChunkedArray, items: NDArray[np.i
 
 def _lots(rows: pa.Table, seed: int) -> NDArray[np.uint64]:
     """A lot (N,) for the request that each row belongs to."""
-    users = rows["user"].unique().to_pylist()
-    of_user = np.array([text_hash(f"{seed} {user}") for user in users], dtype=np.int64)
-    user = of_user[pc.index_in(rows["user"], value_set=pa.array(users, pa.string())).to_numpy()]
+    names, place = named(rows["user"])
+    user = np.array([text_hash(f"{seed} {name}") for name in names], dtype=np.int64)[place]
     day = rows["event_date"].cast(pa.int32()).to_numpy().astype(np.uint64)
     return _mixed(_mixed(user.view(np.uint64) ^ day) ^ rows["query_id"].to_numpy().view(np.uint64))
 

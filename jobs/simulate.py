@@ -10,7 +10,7 @@ import datetime as dt
 import logging
 from typing import TYPE_CHECKING
 
-from jobs import sources
+from jobs import import_source, sources
 from jobs.errors import DataError
 from jobs.home import Home
 
@@ -56,12 +56,12 @@ def clicks(
 
     if not FIRST_YEAR <= last_day.year < LAST_YEAR:
         raise DataError(f"The last day {last_day} is not between {FIRST_YEAR} and {LAST_YEAR}.")
-    catalog = home.store.read(home.spark, "catalog")
-    if any(commit.metadata["job"] == "import" for commit in home.store.commits("click_log")):
+    if any(commit.metadata["job"] == import_source.JOB for commit in home.store.commits("click_log")):
         raise DataError(
             f"{home.root} holds an imported click log, which a simulated one would take the place of: import the "
             "catalogue alone into another --home, and simulate there."
         )
+    catalog = home.store.read(home.spark, "catalog")
     if catalog.isEmpty():
         raise DataError("There is no catalogue to click on: run `dsirm import` or `dsirm simulate catalogue` first.")
     judged = home.store.read(home.spark, "relevance_labels").where("source <> 'simulation'").select("query").distinct()

@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import re
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -95,16 +94,16 @@ def workers(home: Home) -> ProcessPoolExecutor:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     count = home.settings.study.workers or os.cpu_count() or 1
     # Spawned, not forked: a fork of a process that holds a JVM and its threads may hang.
-    spawn = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(count, mp_context=spawn, initializer=_end_with, initargs=(os.getpid(),))
+    return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent)
 
 
-def _end_with(parent: int) -> None:
+def _end_with_parent() -> None:
     """Have this worker end with its parent: one that was killed would leave it to work on beside the next run."""
+    parent = multiprocessing.parent_process()
+    assert parent
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

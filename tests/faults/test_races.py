@@ -147,7 +147,10 @@ def test_publish_against_rollback_the_sequence_decides(rounds, racers, jitter, t
         answers = at_once(racers("delta-rs", "delta-rs"), orders, jitter)
         rows = releases.history(store)
         assert [r["sequence"] for r in rows] == list(range(1, len(rows) + 1)), (SEED, number)
-        assert {answer.get("error", "DataError") for answer in answers} <= {"ConcurrentWrite", "DataError"}
+        publishing, rolling_back = (answer.get("error") for answer in answers)
+        # Overtaken at the same moment, or before it looked: then its plan is of another history, and no retry helps.
+        assert publishing in (None, "ConcurrentWrite", "DataError")
+        assert rolling_back in (None, "ConcurrentWrite")
         assert len(rows) == 2 + sum("value" in answer for answer in answers) >= 3
         if "error" in answers[0]:  # the rollback came first: what was to be published was audited against B
             assert rows[-1]["current"] == A

@@ -53,7 +53,8 @@ def test_every_comparison_is_there_with_its_numbers(found, home):
     assert all(common <= set(row) for row in rows)
     pairs = {(row["variant"], row["against"], row["metric"]) for row in whole(rows)}
     for other in ("rq-vae", "no-category", "no-contrast"):
-        for metric in ("clk@1", "clk@10", "clk@100", "exp@10", "buy@1", "clk@10,1000items", "exp@100items"):
+        beams = ("clk@1", "clk@10", "clk@100", "exp@10", "buy@1", "clk@10,1000items")
+        for metric in (*beams, "clk@100items", "clk@1000items", "exp@100items"):
             assert ("cq-sid", other, metric) in pairs
     for arm in ARMS:
         assert {(arm, "sft", metric) for metric in ("clk@1", "clk@10", "exp@10")} <= pairs

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from collections import Counter
 from contextlib import contextmanager
 from itertools import pairwise
 
@@ -243,16 +244,18 @@ def test_the_training_requests_read_the_past_alone_and_no_query_of_the_test_spli
 
 
 def test_of_too_many_requests_some_are_drawn_whole_and_always_the_same(trained, monkeypatch):
-    def requests():
+    def drawn():
         found = load_searches(trained, PLAN, fields_of(trained, PLAN), acted_only=False)
-        return len(found.inputs.query_row), np.bincount(found.request)
+        return len(found.inputs.query_row), found.inputs.query_row[found.request].tolist(), found.sids.tolist()
 
-    count, rows = requests()
+    count = drawn()[0]
+    sizes = Counter((row["event_date"], row["user"], row["query_id"]) for row in shop.searches())
+    assert len(set(sizes.values())) == 1, "the shop shows every request as many items"
     monkeypatch.setattr(searches, "MOST", count // 3)
-    fewer, kept = requests()
+    fewer, rows, sids = drawn()
     assert fewer == count // 3
-    assert set(kept) <= set(rows), "every row of a request, or none"
-    assert requests()[1].tolist() == kept.tolist()
+    assert len(sids) == fewer * max(sizes.values()), "every row of a request, or none"
+    assert drawn() == (fewer, rows, sids)
 
 
 def test_queries_that_are_withheld_are_not_learned_from(trained, tmp_path):
