@@ -303,12 +303,11 @@ def _item_sids(
         train=np.ones(np.count_nonzero(learnable), dtype=np.bool_),
     )
     model = train_quantizer(data=with_lone_items(pairs), config=config, checkpoint_dir=scratch / "quantizer")
-    held = np.flatnonzero(data.query_split[pairs.query_index] != TRAIN)
-    agree = _agreement(model, pairs, held)
     del pairs
     done("quantizer")
     assigned = assign_codes(model, data.item_embeddings, level1)
     done("assign")
+    agree = _agreement(model, data, assigned.codes, np.flatnonzero(~learnable))
     books = [book.cpu().numpy().copy() for book in model.codebooks]
     found = quality(assigned.codes, sizes)
     distinct, own, size = np.unique(assigned.sid, return_inverse=True, return_counts=True)
@@ -327,14 +326,15 @@ def _item_sids(
     return ItemSids(assigned.sid, books), facts
 
 
-def _agreement(model: TrainedQuantizer, pairs: PairData, rows: NDArray[np.int64]) -> list[float]:
+def _agreement(
+    model: TrainedQuantizer, data: RecallData, item_codes: NDArray[np.int32], pairs: NDArray[np.int64]
+) -> list[float]:
     """Share of some pairs whose query and item share a prefix, by the quantizer itself, per depth."""
-    if not len(rows):
+    if not len(pairs):
         return []
-    item = pairs.item_index[rows]
-    ours = assign_codes(model, pairs.query_embeddings[pairs.query_index[rows]], tower="query").codes
-    theirs = assign_codes(model, pairs.item_embeddings[item], pairs.item_level1[item]).codes
-    return [float(share) for share in pair_agreement(ours, theirs)]
+    asked, row = np.unique(data.pair_query[pairs], return_inverse=True)
+    codes = assign_codes(model, data.query_embeddings[asked], tower="query").codes
+    return [float(share) for share in pair_agreement(codes[row], item_codes[data.pair_item[pairs]])]
 
 
 def _held_out(report: Report) -> dict[str, Any]:

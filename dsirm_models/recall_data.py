@@ -78,6 +78,8 @@ class RecallData(NamedTuple):
     """(I,) came after the training: in no pair, no training request and no history, and the quantizer never saw it."""
     item_efficiency: NDArray[np.int64]
     """(I,) smoothed click rate in the window, in millionths."""
+    item_clicks: NDArray[np.int64]
+    """(I,) clicks in the window, of all users and queries; none of new items."""
     pair_query: NDArray[np.int32]
     """(N,)"""
     pair_item: NDArray[np.int32]

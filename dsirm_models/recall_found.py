@@ -106,9 +106,7 @@ def found_by_channel(name: str, data: RecallData, requests: Requests, *, items: 
     if name == "bm25":
         lists = bm25_lists(rows, data.item_texts, [data.query_texts[query] for query in asked], items=items)
     elif name == "popularity":
-        learned = data.train
-        clicks = np.bincount(learned.entry_item, weights=learned.clicked, minlength=len(data.item_stocked))
-        lists = popular_lists(rows, clicks.astype(np.int64), requests=len(asked), items=items)
+        lists = popular_lists(rows, data.item_clicks, requests=len(asked), items=items)
     elif name == "random":
         lists = random_lists(rows, requests=len(asked), items=items, seed=RANDOM_SEED)
     else:

@@ -16,7 +16,6 @@ from dsirm_models.quantizer_model import QuantizerConfig
 from dsirm_models.recall_chain import ARMS, VARIANTS, RecallSettings
 from dsirm_models.recall_data import RecallData
 from dsirm_models.train_embedded_generator import EmbeddedConfig
-from jobs import recall_study_world
 from jobs.files import is_whole
 from jobs.home import Home
 from jobs.recall_study_report import Studied, write_report
@@ -26,7 +25,6 @@ from jobs.recall_study_world import World, make_data
 from jobs.settings import load_settings
 from jobs.study import wait, workers
 from jobs.study_work import source_hash
-from jobs.study_worlds import pipelines_hash
 from jobs.train_quantizer import quantizer_config
 from schemas.fingerprint import digest
 
@@ -110,9 +108,7 @@ def _data(home: Home, root: Path, scale: Scale) -> Path:
     asked = {
         "world": scale.world._asdict(),
         "encoder": home.settings.encoder.model_dump(mode="json"),
-        "pipelines": pipelines_hash(),
-        "code": [source_hash("recall_data"), source_hash("histories"), source_hash("encoder")],
-        "job": Path(recall_study_world.__file__).read_text(encoding="utf-8"),
+        "code": source_hash("jobs.recall_study_world"),
     }
     name = digest(asked)[:12]
     out = root / "data" / name
@@ -163,7 +159,7 @@ def tasks(root: Path, data: Path, settings: RecallSettings, scale: Scale) -> dic
         name: asdict(part) if isinstance(part, QuantizerConfig | EmbeddedConfig | AlignConfig) else part
         for name, part in settings._asdict().items()
     }
-    code = source_hash("recall_chain")
+    code = source_hash("dsirm_models.recall_chain")
 
     def task(variant: str, seed: int | None, **parents: Path) -> Task:
         # What a stage does not read is in its parents' names, or nothing to it.

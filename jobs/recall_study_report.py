@@ -233,7 +233,7 @@ def _about(data: RecallData, facts: Sequence[tuple[str, int | None, Any]]) -> li
         "SIDs split",
         "perplexity a level",
     ]
-    head += ["new items on known SIDs, %", "pairs of valid queries that agree, %", "held-out log-likelihood a level"]
+    head += ["new items on known SIDs, %", "pairs of unseen queries that agree, %", "held-out log-likelihood a level"]
     pieces: dict[str, list[Any]] = {}
     for variant, _, told in facts:
         pieces.setdefault(variant, []).append(told)

@@ -81,7 +81,7 @@ def results(root: Path, data: RecallData, tasks: Sequence[Task], draws: int) -> 
     asked = {
         "chains": [task.out.name for task in tasks],
         "draws": draws,
-        "code": source_hash("recall_comparisons"),
+        "code": source_hash("dsirm_models.recall_comparisons"),
         "job": Path(__file__).read_text(encoding="utf-8"),
     }
     path = root / "comparisons" / f"{digest(asked)[:16]}.json"

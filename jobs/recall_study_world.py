@@ -137,6 +137,7 @@ def recall_data(home: Home, plan: Plan, later: list[dt.date], world: World) -> R
     )
     item = find(items.hashes, pairs["item_hash"].to_numpy())
     pairs, item = pairs.filter(pa.array(~new[item])), item[~new[item]]
+    clicks = np.bincount(item, weights=pairs["clicks"].to_numpy(), minlength=len(items.hashes))
     names, _ = named(planned.read_arrow(home, plan, "users", ["user"])["user"])
     fields = fields_of(home, plan)
     _, attributes = attributes_of(home, plan, names, fields)
@@ -166,6 +167,7 @@ def recall_data(home: Home, plan: Plan, later: list[dt.date], world: World) -> R
         item_stocked=stock.to_numpy(zero_copy_only=False).astype(bool),
         item_new=new,
         item_efficiency=_efficiency(home, plan, items, new),
+        item_clicks=clicks.astype(np.int64),
         pair_query=np.searchsorted(queries.ids, pairs["query_id"].to_numpy()).astype(np.int32),
         pair_item=item.astype(np.int32),
         pair_weight=pairs["weight"].to_numpy().astype(np.float32),

@@ -167,7 +167,7 @@ def _chains(home: Home, dataset: Dataset) -> Studied:
     """What is to be learnt on a data set: real data under every seed, a world under its own."""
     settings, encoder = _chain_settings(home, dataset), _encoder(home, dataset)
     seeds = range(1, home.settings.study.seeds + 1) if dataset.seed is None else (dataset.seed,)
-    code = source_hash("study_chain")
+    code = source_hash("dsirm_models.study_chain")
     tasks = []
     for seed in seeds:
         for name, method in METHODS.items():
@@ -216,7 +216,7 @@ def _encoder(home: Home, dataset: Dataset) -> Encoder:
 
 def _rankings(home: Home, studied: Sequence[Studied]) -> list[RankTask]:
     settings = home.settings.study
-    code = source_hash("study_features")
+    code = source_hash("dsirm_models.study_features")
     tasks = []
     for name, group in groupby(sorted(studied, key=_place), key=lambda found: found.data.name):
         worlds = list(group)

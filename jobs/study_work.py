@@ -17,7 +17,8 @@ from dsirm_models.study_chain import ChainSettings
 from jobs.files import is_whole, write_json
 from schemas.fingerprint import digest
 
-MODELS = Path(__file__).resolve().parents[1] / "dsirm_models"
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("dsirm_models", "jobs", "pipelines", "schemas")
 
 
 class Dataset(NamedTuple):
@@ -71,18 +72,19 @@ class RankTask(NamedTuple):
 
 
 def source_hash(entry: str) -> str:
-    """Hash of a module of `dsirm_models` and of every module there that it needs: other code, other results."""
+    """Hash of a module (`dsirm_models.study_chain`) and of every module of the project that it needs: other code,
+    other results.
+    """
     wanted, found = [entry], dict[str, str]()
     while wanted:
         name = wanted.pop()
-        path = MODELS / f"{name}.py"
+        path = ROOT.joinpath(*name.split(".")).with_suffix(".py")
         if name in found or not path.is_file():
             continue
         text = found[name] = path.read_text(encoding="utf-8")
         for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dsirm_models"):
-                inside = (node.module or "").partition(".")[2]
-                wanted += [inside] if inside else [alias.name for alias in node.names]
+            if isinstance(node, ast.ImportFrom) and (module := node.module or "").partition(".")[0] in ROOMS:
+                wanted += [module, *(f"{module}.{alias.name}" for alias in node.names)]
     return digest(found)[:16]
 
 

@@ -54,6 +54,7 @@ def recall_world(seed=0):
         item_stocked=np.arange(len(kind)) % 9 > 0,
         item_new=new,
         item_efficiency=rng.integers(1000, size=len(kind)),
+        item_clicks=np.where(new, 0, np.arange(len(kind)) % 7),
         pair_query=np.array([row for row, _ in pairs], dtype=np.int32),
         pair_item=np.array([item for _, item in pairs], dtype=np.int32),
         pair_weight=np.ones(len(pairs), dtype=np.float32),

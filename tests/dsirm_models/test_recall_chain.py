@@ -100,17 +100,22 @@ def test_new_items_change_nothing_that_is_learned(world, chain, tmp_path):
     learn_queries(other, "cq-sid", SETTINGS, seed=1, out=tmp_path / "out", scratch=tmp_path / "s", done=quietly)
     kept = [ItemSids.load(at / "sids").sids[~world.item_new] for at in (root / "base", tmp_path / "out")]
     assert np.array_equal(*kept)
+    assert len({sha256_of(at / "generator/model.safetensors") for at in (root / "base", tmp_path / "out")}) == 1
 
 
 def test_arms_start_from_one_model_and_learn_different_things(world, chain, tmp_path):
     root, _, personal = chain
     start = root / "users" / "generator"
     before = sha256_of(start / "model.safetensors")
-    starts, train = [], recall_chain.train_eg_grpo
+    starts, learned, train = [], [before], recall_chain.train_eg_grpo
 
     def watched(table, **how):
-        starts.append((sha256_of(how["start"] / "model.safetensors"), how["config"].experts))
-        return train(table, **how)
+        experts = how["config"].experts
+        starts.append((sha256_of(how["start"] / "model.safetensors"), experts))
+        aligned = train(table, **how)
+        aligned.generator.save(tmp_path / f"{experts}-experts")
+        learned.append(sha256_of(tmp_path / f"{experts}-experts" / "model.safetensors"))
+        return aligned
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recall_chain, "train_eg_grpo", watched)
@@ -128,6 +133,7 @@ def test_arms_start_from_one_model_and_learn_different_things(world, chain, tmp_
             for arm in ARMS
         }
     assert starts == [(before, 0), (before, 2)] and sha256_of(start / "model.safetensors") == before
+    assert len(set(learned)) == 3, "an arm learned nothing, or both the same"
     for one in found.values():
         assert one.deep is None and one.wide.items.shape == personal.personalised.wide.items.shape
 
@@ -147,6 +153,14 @@ def test_channels_are_asked_once_a_query_and_answer_with_items_in_stock(world):
         found = found_by_channel(name, world, deep, items=1000)
         assert found.items.shape == (20, 1) and found.items.max() <= world.item_stocked.sum()
         assert not found.beam[~world.item_stocked[deep.entry_item]].any() and found.beam.any()
+
+
+def test_popularity_recalls_what_the_whole_window_clicked(world):
+    deep = world.later.take(deep_rows(world.later, 20))
+    clicks = np.where(world.item_stocked, world.item_clicks, -1)
+    found = found_by_channel("popularity", world, deep, items=10)
+    first = np.argsort(-clicks, kind="stable")[:10]
+    assert np.array_equal(found.beam > 0, np.isin(deep.entry_item, first)) and found.beam.any()
 
 
 def test_some_requests_are_taken_with_their_entries(world):

@@ -107,6 +107,7 @@ def test_new_items_are_in_nothing_that_is_learned_and_are_asked_for(found, home)
     new = is_new(data.item_hash)
     assert new.any() and (data.item_new == new).all()
     assert not new[data.pair_item].any() and not new[data.train.entry_item].any()
+    assert data.item_clicks.sum() >= len(data.pair_item) // 2 and not data.item_clicks[new].any()
     for requests in (data.train, data.later):
         assert not new[requests.latest[requests.latest >= 0]].any()
     assert new[data.later.entry_item].any()
