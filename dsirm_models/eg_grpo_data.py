@@ -48,7 +48,7 @@ class AlignConfig:
     experts: int = 2
     """True SIDs that join a group, K; a request with fewer gives what it has. 0 is plain GRPO."""
     updates: int = 1
-    """Optimiser steps on one set of rollouts."""
+    """Optimiser steps on one set of rollouts. With one, the ratio is 1 at every gradient and nothing is clipped."""
     learning_rate: float = 1e-6
     clip: float = 0.2
     kl: float = 1.0

@@ -81,11 +81,6 @@ def first_distinct(values: NDArray[np.int64]) -> NDArray[np.int64]:
     return out
 
 
-def recent_before(clicks: Clicks, groups: NDArray[np.int64], day: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The latest distinct things clicked before R requests, as `latest_before` takes them: (R, RECENT), -1 behind."""
-    return first_distinct(latest_before(clicks, groups, day))
-
-
 def related_categories(
     query_vectors: NDArray[np.float32], item_vectors: NDArray[np.float32], category: NDArray[np.int64]
 ) -> NDArray[np.int64]:

@@ -123,7 +123,8 @@ def train_eg_grpo(
             weights=held.weights,
             keep=held.keep,
         )
-        sums["policy/kl"] += float(found.kl)
+        if reference is not None:
+            sums["policy/kl"] += float(found.kl)
         sums["policy/clipped"] += float(found.clipped)
         return found.total
 

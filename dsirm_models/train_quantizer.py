@@ -5,9 +5,9 @@ the seed, restarts take rows of the batch. A checkpoint therefore holds tensors 
 
 The checkpoint kept is the one with the lowest symmetric InfoNCE on quantized vectors of held-out pairs, queries taking
 the nearest of all level-1 codes (the paired category would give the answer away). It falls when a pair's two codes meet
-and rises when all codes do, which the share of agreeing pairs alone would reward. With a contrastive weight of 0
-(TIGER, "without the bridge") clicks must not choose either: then it is the held-out items' reconstruction error.
-Without held-out pairs, the last.
+and rises when all codes do, which the share of agreeing pairs alone would reward. Where the contrastive weight is not
+above the reconstruction's (CQ-SID; 0 in TIGER, "without the bridge") it does not choose either: then it is the held-out
+items' reconstruction error. Without held-out pairs, the last.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Stage 4 of CQ-SID's generator: EG-GRPO on what users clicked, bought or were only shown.
 
 Reads what personalise-generator reads. Writes the release's generator artifact, which goes on from that one and is held
-close to it. Rewards of a request's SIDs: clicked or bought 1, only shown 0.5, any other that exists 0.1. Does nothing
-where `generator.stages` does not ask for it. Needs no Spark.
+close to it. Rewards of a request's SIDs: clicked or bought 1, only shown 0.5, any other that exists 0.1. Requests that
+led to nothing are left out: of those all that could be learned is to name what nobody wanted. Does nothing where
+`generator.stages` does not ask for it. Needs no Spark.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def _train(home: Home, plan: Plan, directory: Path) -> None:
     if start is None:
         raise DataError(f"{plan.release} was planned without a stage for align-generator to go on from.")
     fields = UserFields.of(read_manifest(start, kind="generator")["meta"]["users"])
-    found = load_searches(home, plan, fields, acted_only=False)
+    found = load_searches(home, plan, fields, shown=True)
     table = RewardData(
         found.inputs.take(np.arange(len(found.inputs.query_row)), settings.backend),
         request=found.request[found.train],

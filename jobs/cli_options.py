@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 HomeOption = Annotated[Path, typer.Option("--home", envvar="DSIRM_HOME", help="Where tables and models live.")]
 ProfileOption = Annotated[
-    str | None, typer.Option("--profile", envvar="DSIRM_PROFILE", help="Settings to start from: demo, dsirm or cqsid.")
+    str | None,
+    typer.Option("--profile", envvar="DSIRM_PROFILE", help="Settings to start from: demo, dsirm, cqsid or cqsid-demo."),
 ]
 SettingsOption = Annotated[
     Path | None, typer.Option("--settings", help="TOML file of settings; default HOME/dsirm.toml where there is one.")

@@ -1,8 +1,9 @@
 """Predict semantic IDs for queries: constrained beam search over the SIDs that exist in the release.
 
 Reads queries (the plan's date), the texts of relevance_labels (never grades), query_embeddings, item_sids, the
-generator artifact and the parent release's query_sids. Writes query_sids, partition release and shard. Rows whose SIDs
-still exist are copied from the parent where the generator is the same; only the others are generated. Needs no Spark.
+generator artifact and the parent release's item_sids and query_sids. Writes query_sids, partition release and shard.
+Where the generator is the parent's and the same SIDs exist, queries that the parent has are copied: they would come out
+the same. A SID that came or went changes what any query may be given. Needs no Spark.
 
 Queries are generated shard by shard, and each shard is kept in the home until all are there and the table is written in
 one commit: a run that was killed goes on with the shards that are missing, and several workers that share the home may
@@ -23,7 +24,15 @@ import pyarrow.parquet as pq
 
 from jobs import planned
 from jobs.files import draft_of
-from jobs.generators import beam_rows, load_checked, of_release, query_inputs, release_sids
+from jobs.generators import (
+    as_emitted,
+    beam_rows,
+    codebook_sizes,
+    load_checked,
+    of_release,
+    query_inputs,
+    release_sids,
+)
 from jobs.home import Home
 from jobs.plan import Plan
 from jobs.progress import progress
@@ -61,7 +70,7 @@ def run(home: Home, plan: Plan, *, shards: Sequence[int] = ()) -> None:
     queries = query_inputs(home, plan, pa.concat_tables([searched, judged]))
     generator = load_checked(home, plan, queries)
     _, _, existing = release_sids(store, plan.release, plan.codebook_version)
-    copied = _still_valid(home, plan, queries.ids, existing)
+    copied = _from_parent(home, plan, queries.ids, existing)
     missing = np.flatnonzero(~np.isin(queries.ids, copied["query_id"].to_numpy()))
     index = SidIndex(existing).to(generator.device)
     inputs = {"generator": plan.generator_version, "sids": existing, "beams": beams, "queries": queries.ids[missing]}
@@ -106,19 +115,20 @@ def _rows(ids: np.ndarray, found: Beams) -> pa.Table:
     return pa.table({"shard": (ids[row] % SHARDS).astype(np.int32), "query_id": ids[row], **beams})
 
 
-def _still_valid(home: Home, plan: Plan, ids: np.ndarray, existing: np.ndarray) -> pa.Table:
-    """Rows of the parent release for queries of `ids` whose every SID still exists, made by the same generator."""
+def _from_parent(home: Home, plan: Plan, ids: np.ndarray, existing: np.ndarray) -> pa.Table:
+    """Rows of the parent release for queries of `ids`; none where it had another generator or other SIDs."""
     columns = ["shard", "query_id", "rank", "codes", "sid", "logps", "complete", "generator_version"]
     # Without a parent: no release has an empty name, so no rows.
-    rows = home.store.read_arrow("query_sids", {"release": plan.parent or ""}, columns=columns)
-    query = rows["query_id"].to_numpy()
-    usable = (rows["generator_version"].to_numpy(zero_copy_only=False) == plan.generator_version) & np.isin(
-        rows["sid"].to_numpy(), existing
-    )
-    usable &= rows["complete"].to_numpy(zero_copy_only=False).astype(bool)
-    wanted = np.isin(query, ids) & ~np.isin(query, query[~usable])
-    kept = rows.filter(pa.array(wanted)).drop_columns(["generator_version"])
+    parent = {"release": plan.parent or ""}
+    rows = home.store.read_arrow("query_sids", parent, columns=columns)
+    if rows.num_rows:
+        own = home.store.read_arrow("item_sids", parent, columns=["sid"])["sid"].to_numpy()
+        before = np.unique(as_emitted(own, codebook_sizes(home.store, plan.codebook_version)))
+        same = set(rows["generator_version"].unique().to_pylist()) == {plan.generator_version}
+        rows = rows if same and np.array_equal(before, existing) else rows.slice(0, 0)
+    rows = rows.drop_columns(["generator_version"])
+    # A query that was predicted with fewer beams than are asked for now is predicted anew.
     deep = home.settings.beams
-    ranks = kept["rank"].to_numpy()
-    full = np.unique(kept["query_id"].to_numpy()[ranks == deep])
-    return kept.filter(pa.array(np.isin(kept["query_id"].to_numpy(), full) & (ranks <= deep)))
+    query, ranks = rows["query_id"].to_numpy(), rows["rank"].to_numpy()
+    full = query[(ranks == deep) & rows["complete"].to_numpy(zero_copy_only=False).astype(bool)]
+    return rows.filter(pa.array(np.isin(query, ids) & np.isin(query, full) & (ranks <= deep)))

@@ -51,10 +51,14 @@ def release_sids(
     read = read.sort_by("item_hash")
     if not read.num_rows:
         raise DataError(f"Release {release} has no item SIDs: run assign-item-sids first.")
-    sids = read["sid"].to_numpy()
-    code = sids & MAX_CODE
-    sids = sids - code + code % codebook_sizes(store, codebook_version)[-1]
+    sids = as_emitted(read["sid"].to_numpy(), codebook_sizes(store, codebook_version))
     return read["item_hash"].to_numpy(), sids, np.unique(sids)
+
+
+def as_emitted(sids: NDArray[np.int64], sizes: tuple[int, ...]) -> NDArray[np.int64]:
+    """SIDs as a generator emits them, without the groups of split clusters; `sizes` are the codes per level."""
+    code = sids & MAX_CODE
+    return sids - code + code % sizes[-1]
 
 
 def sid_of(hashes: NDArray[np.int64], sids: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:

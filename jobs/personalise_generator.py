@@ -35,7 +35,7 @@ def run(home: Home, plan: Plan) -> None:
 def _train(home: Home, plan: Plan, directory: Path) -> None:
     generator_stages.start_of(home, plan, "users")  # before anything is read for it
     fields = fields_of(home, plan)
-    found = load_searches(home, plan, fields, acted_only=True)
+    found = load_searches(home, plan, fields, shown=False)
     backend = home.settings.generator.backend
     inputs = found.inputs.take(np.arange(len(found.inputs.query_row)), backend)
     examples = Examples(

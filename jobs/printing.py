@@ -298,6 +298,11 @@ def _growth(data: dict[str, Any]) -> None:
             f"Train again: new items cost {row['lost_share']:.1%} of the hit rate at ten beams, the limit is {limit}. "
             "Run `dsirm nightly --refit`."
         )
+    elif row["lost_share"] >= data["retrain_at"]:
+        told = (
+            f"Too early to train again: new items cost {row['lost_share']:.1%} of the hit rate at ten beams, the limit "
+            f"is {limit}, but there are too few clicks to tell."
+        )
     else:
         told = (
             f"No need to train again: new items cost {row['lost_share']:.1%} of the hit rate at ten beams, "

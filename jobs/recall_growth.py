@@ -81,6 +81,8 @@ def growth(
         row |= metrics.difference([(cost.new, cost.old)], draws.seeds)._asdict()
         row |= {"lost": cost.lost, "lost_share": cost.lost_share}
         told["rates"].append(without_nan(row))
-    lost = told["rates"][0]["lost_share"]
-    told["retrain"] = lost is not None and lost >= limit
+    decisive = told["rates"][0]
+    lost, high = decisive["lost_share"], decisive["high"]
+    # A handful of clicks on new items is no reason: the gap must be there for all but one draw in forty.
+    told["retrain"] = lost is not None and lost >= limit and high is not None and high < 0
     return without_nan(told)

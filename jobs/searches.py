@@ -45,15 +45,15 @@ class Searches(NamedTuple):
     """Every SID of the release, ascending."""
 
 
-def load_searches(home: Home, plan: Plan, fields: UserFields, *, acted_only: bool) -> Searches:
-    """Requests of the plan's window whose query is in its corpus: those that few users ask are not, where the rule on
-    rare queries withholds them.
+def load_searches(home: Home, plan: Plan, fields: UserFields, *, shown: bool) -> Searches:
+    """Requests of the plan's window that led to a click or purchase, and whose query is in its corpus: those that few
+    users ask are not, where the rule on rare queries withholds them.
 
     Args:
         home: reads user_searches and queries, and what `request_inputs` reads.
         plan: the release's.
         fields: what the generator knows of users.
-        acted_only: leave out items that were only shown, and requests that led to nothing.
+        shown: with the items that a request showed and that led to nothing.
 
     Raises:
         DataError: user_searches was not computed for this plan, or holds nothing to learn from.
@@ -62,7 +62,7 @@ def load_searches(home: Home, plan: Plan, fields: UserFields, *, acted_only: boo
     inputs = query_inputs(home, plan, queries)
     hashes, known, existing = release_sids(home.store, plan.release, plan.codebook_version)
     learned = queries.filter(pc.not_equal(queries["split"], "test"))["query_id"]
-    rows = _drawn(home, plan, learned, hashes[known >= 0], acted_only)
+    rows = _drawn(home, plan, learned, hashes[known >= 0], shown)
     if not len(rows):
         raise DataError(
             f"No search of a known user in the window of {plan.as_of_date} can be learned from. Does the log name "
@@ -121,8 +121,8 @@ def most_searched(home: Home, plan: Plan, queries: pa.ChunkedArray, most: int) -
     return found.sort_by(order).select(key).slice(0, most)
 
 
-def _drawn(home: Home, plan: Plan, queries: pa.ChunkedArray, items: NDArray[np.int64], acted_only: bool) -> pa.Table:
-    """Rows of known users and of some items, of the `MOST` requests with the lowest lots.
+def _drawn(home: Home, plan: Plan, queries: pa.ChunkedArray, items: NDArray[np.int64], shown: bool) -> pa.Table:
+    """Rows of known users and of some items, of the `MOST` requests that led to something with the lowest lots.
 
     A request's lot is a hash of the seed, its day, user and query, so days are read one after the other, and only one
     of them is ever held beside the requests that are in so far.
@@ -131,10 +131,10 @@ def _drawn(home: Home, plan: Plan, queries: pa.ChunkedArray, items: NDArray[np.i
     kept = None
     for day in _days(home, plan, queries, columns):
         wanted = pc.and_(pc.not_equal(pc.fill_null(day["user"], ""), ""), pc.is_in(day["item_hash"], pa.array(items)))
-        if acted_only:
-            wanted = pc.and_(wanted, pc.greater(pc.add(day["clicks"], day["purchases"]), 0))
         day = day.filter(wanted)
-        day = day.append_column("lot", pa.array(_lots(day, home.settings.generator.seed)))
+        lots = _lots(day, home.settings.generator.seed)
+        acted = day["clicks"].to_numpy() + day["purchases"].to_numpy() > 0
+        day = day.append_column("lot", pa.array(lots)).filter(pa.array(np.isin(lots, lots[acted]) if shown else acted))
         kept = day if kept is None else pa.concat_tables([kept, day])
         lots = np.unique(kept["lot"].to_numpy())
         if len(lots) > MOST:

@@ -12,7 +12,6 @@ from dsirm_models.histories import (
     first_distinct,
     latent_of,
     latest_before,
-    recent_before,
     related_categories,
     user_vectors,
 )
@@ -26,7 +25,7 @@ request = st.tuples(st.lists(st.integers(-1, 4), min_size=2, max_size=2, unique=
 def test_it_is_what_reading_the_clicks_one_by_one_finds(clicks, requests):
     group, day, sid = (np.array([row[column] for row in clicks], dtype=np.int64) for column in range(3))
     groups, days = np.array([row[0] for row in requests]), np.array([row[1] for row in requests])
-    found = recent_before(Clicks(group, day, sid), groups, days)
+    found = first_distinct(latest_before(Clicks(group, day, sid), groups, days))
     for row, (wanted, at) in zip(found.tolist(), requests, strict=True):
         seen = []
         for one in wanted:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,18 @@ def same(a: Any, b: Any) -> bool:
     return all(torch.equal(value, b.state_dict()[name]) for name, value in a.state_dict().items())
 
 
+class Killed(Exception):
+    """As a process that ends in the middle."""
+
+
+def killing_at(step: int) -> Callable[[Progress], None]:
+    def kill(progress: Progress) -> None:
+        if progress.step == step:
+            raise Killed
+
+    return kill
+
+
 def figures(folder: Path) -> dict[str, list[float]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -112,17 +126,10 @@ def test_experts_teach_what_the_policy_never_samples(world, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("killed_at", [1, 6])
 def test_a_killed_run_resumes_to_the_same_weights(world, tmp_path: Path, killed_at: int) -> None:
-    class Killed(Exception):
-        pass
-
-    def kill(progress: Progress) -> None:
-        if progress.step == killed_at:
-            raise Killed
-
     options = {"steps": 8, "updates": 2, "accumulation": 2, "correct_experts": True, "drop_flat": True}
     whole = align(world, **options)
     with pytest.raises(Killed):
-        align(world, checkpoint_dir=tmp_path, on_step=kill, **options)
+        align(world, checkpoint_dir=tmp_path, on_step=killing_at(killed_at), **options)
     resumed = align(world, checkpoint_dir=tmp_path, **options)
     assert same(whole.generator, resumed.generator)
     assert not same(whole.generator, align(world, **(options | {"seed": 1})).generator)
@@ -153,11 +160,17 @@ def test_a_causal_lm_learns_from_the_same_table(tmp_path: Path) -> None:
         table = RewardData(data.texts, np.arange(15), np.roll(data.sids, 5), np.full(15, ACTED))
         config = AlignConfig(**(SMALL | {"steps": 6, "learning_rate": 5e-3, "requests_per_step": 8}))
         out = tmp_path / f"log-{finetuning}"
-        train_eg_grpo(table, start=start, index=index, config=config, base=base, log_dir=out)
+        whole = train_eg_grpo(table, start=start, index=index, config=config, base=base, log_dir=out)
         told = figures(out)
         assert told["policy/kl"][0] == pytest.approx(0, abs=1e-5)
         assert told["policy/kl"][-1] > 0
         assert len(told["reward/acted"]) == 6
+        how = {"start": start, "index": index, "config": config, "base": base, "checkpoint_dir": tmp_path / "kept"}
+        with pytest.raises(Killed):
+            train_eg_grpo(table, **how, on_step=killing_at(5))
+        assert any((tmp_path / "kept").iterdir()), "nothing was kept to go on from"
+        assert same(train_eg_grpo(table, **how).generator.model, whole.generator.model)
+        shutil.rmtree(tmp_path / "kept")
 
 
 def test_samples_follow_the_probabilities_and_exist(world) -> None:

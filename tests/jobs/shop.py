@@ -96,14 +96,17 @@ def plan_of(stages=("items", "queries", "users", "align"), **changed):
 
 
 def searches():
-    """Every user asks one query a day and clicks two items of their brand; the other brand is only shown."""
+    """Every user asks one query a day and clicks items of their brand; the other brand is only shown. One search in
+    eight leads to nothing.
+    """
     rng = np.random.default_rng(5)
     rows = []
     for day in DAYS:
         for user in USERS:
+            idle = (DAYS.index(day) + USERS.index(user)) % 8 == 7
             query = QUERIES[rng.integers(len(QUERIES))]
             for number in rng.permutation(8)[:6].tolist():
-                clicked = int(number % 2 == brand_of(user))
+                clicked = int(number % 2 == brand_of(user) and not idle)
                 rows.append(
                     {
                         "event_date": day,

@@ -6,6 +6,7 @@ import shutil
 
 import pyarrow as pa
 import pytest
+from pyspark.sql import functions as F
 
 from dsirm_models.quantizer_model import TrainedQuantizer
 from jobs import (
@@ -24,9 +25,10 @@ from jobs import (
 from jobs.errors import DataError
 from jobs.generators import load_for, release_sids
 from jobs.plan import load_plan, make_plan
-from jobs.query_beams import encoded, predicted_for, serving
+from jobs.query_beams import encoded, predict, predicted_for, serving
 from jobs.readers import scan_release
 from jobs.recall import recall
+from pipelines.columns import hashed
 from schemas.sids import MAX_CODE, unpack, without_group
 from tests.marketplace import LAST_DAY, change_catalogue, copy_home
 
@@ -212,23 +214,91 @@ def test_an_item_of_a_category_that_came_after_training_is_attached_and_recalled
     _, plan = cqsid_night
     item = min(row["item_id"] for listed in lists(changed).values() for row in listed)
     change_catalogue(changed, category={item: "a category of tomorrow"})
-    next_plan = make_plan(changed)
+    next_plan = night(changed)
     assert (next_plan.codebook_version, next_plan.fit) == (plan.codebook_version, False)
-    jobs = (build_corpus, profile_users, embed_items, assign_item_sids, generate_query_sids, generate_request_sids)
-    for job in (*jobs, generate_recall):
-        job.run(changed, next_plan)
     (row,) = (r for r in scan(changed, "item_sids", next_plan) if r["item_id"] == item)
     assert row["level1_by"] == "nearest"
     assert without_group(row["sid"], THIRD) & MAX_CODE < THIRD
-    through = {r["sid"] for r in scan(changed, "recall_lists", next_plan) if r["item_id"] == item}
-    assert through <= {without_group(row["sid"], THIRD)}
-    # Asked for by the SID it has now, it is found.
+    # Found by whoever is given the SID it has now, and by nobody else.
+    sid = without_group(row["sid"], THIRD)
+    given = {r["query_id"] for r in scan(changed, "query_sids", next_plan) if r["sid"] == sid}
+    listed = [r for r in scan(changed, "recall_lists", next_plan) if r["item_id"] == item and not r["user"]]
+    assert {r["query_id"] for r in listed} == given and {r["sid"] for r in listed} <= {sid}
     held = {r["sid"]: r["items"] for r in scan(changed, "sid_items", next_plan)}
     assert item in held[row["sid"]]
 
 
+def test_an_item_like_one_that_is_recalled_is_recalled_the_same_night(changed, cqsid_night):
+    """Nothing is trained: it takes the SID that its like has."""
+    _, plan = cqsid_night
+    before = lists(changed)
+    like = min(row["item_id"] for listed in before.values() for row in listed)
+    catalog = changed.store.read(changed.spark, "catalog").localCheckpoint()
+    twin = catalog.where(F.col("item_id") == like).withColumn("item_id", F.lit("twin"))
+    twin = twin.withColumn("item_hash", hashed("item_id"))
+    sources.write_catalog(changed, catalog.unionByName(twin), job="test")
+    next_plan = night(changed)
+    assert next_plan.generator_version == plan.generator_version
+    found = {query_id for query_id, listed in lists_of(changed, next_plan).items() if "twin" in listed}
+    assert found == {query_id for query_id, listed in before.items() if like in [row["item_id"] for row in listed]}
+
+
+def test_queries_are_given_sids_that_came_since(changed, cqsid_night):
+    """What a query is given is what its generator says of the SIDs that there are, whichever night it came."""
+    _, plan = cqsid_night
+    moved = min(row["item_id"] for listed in lists(changed).values() for row in listed)
+    change_catalogue(changed, category={moved: "a category of tomorrow"})
+    next_plan = night(changed)
+    sids = [set(release_sids(changed.store, p.release, p.codebook_version)[2].tolist()) for p in (plan, next_plan)]
+    assert sids[0] != sids[1]
+    assert changed.store.last_commit("query_sids").metadata["counts"]["copied"] == 0
+    given = {}
+    for row in scan(changed, "query_sids", next_plan):
+        given.setdefault(row["query_id"], {})[row["rank"]] = row["sid"]
+    of = serving(changed)._replace(release=next_plan.release)
+    known = texts(changed)
+    asked = encoded(changed, of, [known[query_id] for query_id in given if query_id in known])
+    fresh = predict(changed, of, asked, 6).sids
+    for query_id, best in zip(asked.ids.tolist(), fresh.tolist(), strict=True):
+        assert [given[query_id][rank] for rank in range(1, 7)] == best
+
+
+def night(home):
+    """The jobs of a night that trains nothing, up to its recall lists."""
+    plan = make_plan(home)
+    jobs = (build_corpus, profile_users, embed_items, assign_item_sids, generate_query_sids, generate_request_sids)
+    for job in (*jobs, generate_recall):
+        job.run(home, plan)
+    return plan
+
+
+def lists_of(home, plan):
+    """query_id -> items of everybody's list."""
+    found = {}
+    for row in scan(home, "recall_lists", plan):
+        if not row["user"]:
+            found.setdefault(row["query_id"], []).append(row["item_id"])
+    return found
+
+
 def scan(home, table, plan):
     return home.store.read_arrow(table, {"release": plan.release}).to_pylist()
+
+
+def test_a_hit_rate_is_what_counting_by_hand_gives(cqsid_night):
+    """Of the clicks of the test split's queries: on an item in stock, behind the first SID of its query."""
+    home, plan = cqsid_night
+    first = {row["query_id"]: row["sid"] for row in scan(home, "query_sids", plan) if row["rank"] == 1}
+    own = {row["item_hash"]: without_group(row["sid"], THIRD) for row in scan(home, "item_sids", plan)}
+    stock = {row["item_hash"] for row in home.store.read_arrow("catalog").to_pylist() if row["in_stock"]}
+    test = {row["query_id"] for row in home.store.read_arrow("queries").to_pylist() if row["split"] == "test"}
+    clicks = [row for row in home.store.read_arrow("pairs").to_pylist() if row["query_id"] in test]
+    hit = sum(
+        row["clicks"] for row in clicks if row["item_hash"] in stock and own[row["item_hash"]] == first[row["query_id"]]
+    )
+    told = evaluate_recall.run(home, plan)
+    (row,) = (r for r in told["rates"] if (r["channel"], r["metric"], r["slice"]) == ("sids", "clk@1", "all"))
+    assert row["rate"] == pytest.approx(hit / sum(row["clicks"] for row in clicks)) > 0
 
 
 def test_evaluation_on_the_test_split(cqsid_night, capsys):

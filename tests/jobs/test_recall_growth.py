@@ -68,12 +68,22 @@ def test_what_came_since_and_what_it_costs_by_hand(tmp_path):
 @pytest.mark.parametrize(("limit", "again"), [(0.066, True), (0.067, False)])
 def test_it_is_time_to_train_again_from_the_limit_of_the_settings_on(tmp_path, capsys, limit, again):
     settings = f"[recall]\nretrain_at = {limit}\n"
-    found = told(tmp_path, trained=TRAINED, targets=TARGETS, beams=[1, 10, 11, 0], settings=settings)
+    many = [(request + 2 * copy, item, times) for copy in range(10) for request, item, times in TARGETS]
+    found = told(tmp_path, trained=TRAINED, targets=many, beams=[1, 10, 11, 0] * 10, settings=settings)
     assert (found["retrain_at"], found["retrain"]) == (limit, again)
     text = printed(found, capsys)
     assert "New since: 2 items, 50.0% of all, with 20.0% of the clicks" in text
     assert ("Train again" in text, "dsirm nightly --refit" in text) == (again, again)
     assert ("No need to train again" in text) != again
+
+
+def test_a_handful_of_clicks_is_no_reason_to_train_again(tmp_path, capsys):
+    """Two requests: in a draw of the one alone, new items are found as well as old ones."""
+    settings = "[recall]\nretrain_at = 0.066\n"
+    found = told(tmp_path, trained=TRAINED, targets=TARGETS, beams=[1, 10, 11, 0], settings=settings)
+    assert found["rates"][0]["lost_share"] > 0.066 and found["rates"][0]["high"] == 0
+    assert not found["retrain"]
+    assert "too few clicks to tell" in printed(found, capsys)
 
 
 def printed(found, capsys):
@@ -159,7 +169,7 @@ def test_a_second_night_attaches_new_items_and_keeps_the_generator(cqsid_night, 
         lost = grown["new_clicks_share"] * (row["old"] - row["new"])
         assert row["lost"] == pytest.approx(lost)
         assert row["lost_share"] == pytest.approx(lost / (rates["all", row["metric"]] + lost))
-    assert grown["retrain"] == (grown["rates"][0]["lost_share"] >= 0.05)
+    assert grown["retrain"] == (grown["rates"][0]["lost_share"] >= 0.05 and grown["rates"][0]["high"] < 0)
 
 
 def later_days(home, spark, days, item):

@@ -113,7 +113,7 @@ def test_users_get_what_they_like_and_a_query_alone_is_read_as_before(trained):
         )
 
 
-def test_alignment_earns_more_than_it_began_with_and_tells_tensorboard(trained):
+def test_alignment_tells_tensorboard_what_it_earns(trained):
     from tests.dsirm_models.test_train_eg_grpo import figures
 
     told = figures(trained.scratch("generator", PLAN.stages["align"]) / "tensorboard")
@@ -223,13 +223,14 @@ def test_no_click_of_the_querys_day_or_later_is_read(trained, tmp_path):
 
 
 def test_the_training_requests_read_the_past_alone_and_no_query_of_the_test_split(trained):
-    found = load_searches(trained, PLAN, fields_of(trained, PLAN), acted_only=False)
+    found = load_searches(trained, PLAN, fields_of(trained, PLAN), shown=True)
     asked_for = {text_hash(query): query for query in shop.QUERIES}
     requests = {}
     for row in shop.searches():
         if not asked_for[row["query_id"]].startswith("pink"):  # the test split
             requests.setdefault((row["event_date"], row["user"], row["query_id"]), []).append(row)
-    # In order of day and user, each with the items that were shown.
+    # Those that led to something, in order of day and user, each with the items that were shown.
+    requests = {key: rows for key, rows in requests.items() if any(row["clicks"] for row in rows)}
     texts = [found.inputs.queries.texts[row] for row in found.inputs.query_row]
     assert texts == [asked_for[key[2]] for key in sorted(requests)]
     assert len(found.sids) == sum(map(len, requests.values()))
@@ -239,13 +240,13 @@ def test_the_training_requests_read_the_past_alone_and_no_query_of_the_test_spli
     first = sum(day == shop.DAYS[0] for day, _, _ in requests)
     assert (found.inputs.recent[:first] == -1).all(), "on the first day nobody has a past"
     assert (found.inputs.recent[first:, 0] >= 0).any()
-    only = load_searches(trained, PLAN, fields_of(trained, PLAN), acted_only=True)
+    only = load_searches(trained, PLAN, fields_of(trained, PLAN), shown=False)
     assert only.acted.all() and len(only.acted) == acted
 
 
 def test_of_too_many_requests_some_are_drawn_whole_and_always_the_same(trained, monkeypatch):
     def drawn():
-        found = load_searches(trained, PLAN, fields_of(trained, PLAN), acted_only=False)
+        found = load_searches(trained, PLAN, fields_of(trained, PLAN), shown=True)
         return len(found.inputs.query_row), found.inputs.query_row[found.request].tolist(), found.sids.tolist()
 
     count = drawn()[0]
@@ -263,7 +264,7 @@ def test_queries_that_are_withheld_are_not_learned_from(trained, tmp_path):
     part = {"as_of_date": shop.DAYS[-1]}
     kept = home.store.read_arrow("queries").to_pylist()
     shop.put(home, "queries", [row for row in kept if row["query"] != "red lamp"], part, memo=PLAN.corpus_memo)
-    found = load_searches(home, PLAN, fields_of(home, PLAN), acted_only=True)
+    found = load_searches(home, PLAN, fields_of(home, PLAN), shown=False)
     assert "red lamp" not in {found.inputs.queries.texts[row] for row in found.inputs.query_row}
 
 
