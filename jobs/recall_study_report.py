@@ -28,6 +28,7 @@ from jobs.recall_study_results import (
 )
 from jobs.recall_study_work import Task
 from jobs.revision import code_revision
+from jobs.settings import RecallSettings as RecallSection
 from jobs.study_page import Grid, Section, Text
 from jobs.study_report import markdown
 
@@ -66,7 +67,7 @@ def write_report(root: Path, studied: Studied) -> dict[str, Any]:
     data = RecallData.load(studied.data)
     found = results(root, data, studied.tasks, studied.draws)
     facts = [(task.variant, task.seed, ChannelFound.load(task.found).facts) for task in studied.tasks]
-    report = Section("Recall study", [*_head(data, studied), *_tables(found), *_about(data, facts)])
+    report = Section("Recall study", [*_head(data, studied), *_tables(data, found), *_about(data, facts)])
     files = {
         "report.md": "\n\n".join(markdown(report, 1)) + "\n",
         "recall.json": json.dumps(found.comparisons, indent=1, allow_nan=False) + "\n",
@@ -96,12 +97,14 @@ def _head(data: RecallData, studied: Studied) -> list[Any]:
         f"Codebooks of {' x '.join(map(str, settings.quantizer.codebook_sizes))}. Intervals of 95 %: paired bootstrap, "
         f"{studied.draws:,} draws of queries and seeds together. One marketplace: seeds are those of the training.",
     ]
+    if len(later.query) < world["later_requests"]:
+        lines.append(f"**Too few requests**: the log of the days after does not have the {world['later_requests']:,}.")
     if studied.quick:
         lines.insert(0, "A quick study: it shows that the study runs, not what recall is worth.")
     return [Text(line) for line in lines]
 
 
-def _tables(found: Results) -> list[Any]:
+def _tables(data: RecallData, found: Results) -> list[Any]:
     whole = [row for row in found.comparisons if row["slice"] == row["against_slice"] == "all"]
 
     def of(pairs: Sequence[tuple[str, str]], metrics: Sequence[str] | None = None) -> list[Row]:
@@ -119,10 +122,12 @@ def _tables(found: Results) -> list[Any]:
     return [
         Section("CQ-SID against plain RQ-VAE", [_compared(of([("cq-sid", "rq-vae")])), _equal(equal)]),
         Section("Without its parts", [_compared(of([("cq-sid", name) for name in ABLATIONS if name != "rq-vae"]))]),
-        Section("Who asks", [_compared(of(USER_PAIRS))]),
-        Section("The alignment: EG-GRPO, GRPO and what both start from", [_compared(of(ARM_PAIRS))]),
+        Section("Who asks", [_compared(of(USER_PAIRS)), _histories(found.histories)]),
+        Section(
+            "The alignment: EG-GRPO, GRPO and what both start from", [_compared(of(ARM_PAIRS)), _moved(found.moved)]
+        ),
         Section("Beside other channels", [_compared(of(CHANNEL_PAIRS)), _shared(found.shared)]),
-        Section("Daily growth: new items against the others", [_compared(growth)]),
+        Section("Daily growth: new items against the others", [_compared(growth), *_lost(data, growth)]),
         Section("Rates", [_rates([row for row in found.rates if row["slice"] == "all"], "All")]),
         Section("By band, and by age of the item", [_rates(sliced, "Parts")]),
         Section("Beam sweep", [_sweep(found.sweep)]),
@@ -148,6 +153,40 @@ def _compared(rows: Sequence[Row]) -> Grid:
         for row in rows
     ]
     return Grid("Hit rates in percent, items behind them", [*head, "paper, relative", "seeds"], lines)
+
+
+def _lost(data: RecallData, growth: Sequence[Row]) -> list[Text]:
+    """What new items cost, and when that is reason enough to train again (`jobs.recall_growth`)."""
+    later = data.later
+    share = float(later.clicked[data.item_new[later.entry_item]].sum() / later.clicked.sum())
+    limit = RecallSection().retrain_at
+    told = []
+    for row in growth:
+        if row["metric"] != "clk@10" or not row["rate"] or not row["against_rate"]:
+            continue
+        gap = 1 - row["rate"] / row["against_rate"]
+        when = f"when they get {limit / gap:.0%} of the clicks" if gap > limit else "never"
+        told.append(
+            Text(
+                f"`{row['variant']}` finds new items {gap:.1%} less often at ten beams. They got {share:.1%} of the "
+                f"clicks, which costs {share * gap:.2%} of the hit rate; `recall.retrain_at` ({limit:.0%}) is reached "
+                f"{when}."
+            )
+        )
+    return told
+
+
+def _histories(rows: Sequence[Row]) -> Grid:
+    lines = [[row["of"], _share(row["own"]), _share(row["other"]), f"{row['clicks']:,}"] for row in rows]
+    head = ["what was clicked", "in the user's history, %", "in another's of the category", "clicks"]
+    return Grid("Clicks on what is in a history already, requests that have one", head, lines)
+
+
+def _moved(rows: Sequence[Row]) -> Grid:
+    lines = [[row["variant"], _share(row["first"]), _share(row["any"])] for row in rows]
+    return Grid(
+        "Requests whose SIDs differ from those of `sft`, at least", ["arm", "the first, %", "any of ten"], lines
+    )
 
 
 def _shared(rows: Sequence[Row]) -> Grid:
