@@ -34,8 +34,11 @@ def history_tells(requests: Requests, value: NDArray[np.int64], group: NDArray[n
     entry = np.flatnonzero((requests.clicked > 0) & (requests.latest >= 0).any(axis=1)[requests.entry_request])
     request, item = requests.entry_request[entry], requests.entry_item[entry]
     order = np.lexsort((np.random.default_rng(seed).random(len(entry)), group[item]))
-    before = np.roll(order, 1)
-    paired = (group[item[order]] == group[item[before]]) & (request[order] != request[before])
+    # Every click beside the one before it in its group, the first beside the last.
+    kind, before = group[item[order]], np.roll(order, 1)
+    starts = np.flatnonzero(np.diff(kind, prepend=kind[:1] - 1))
+    before[starts] = order[np.append(starts[1:], len(order))[: len(starts)] - 1]
+    paired = request[order] != request[before]
     order, before = order[paired], before[paired]
     held = np.where(requests.latest >= 0, value[requests.latest], -1)
     wanted, times = value[item[order]][:, None], requests.clicked[entry][order]
