@@ -31,7 +31,8 @@ def history_tells(requests: Requests, value: NDArray[np.int64], group: NDArray[n
         group: (I,) its category.
         seed: of the lot that gives every click another request of the group.
     """
-    entry = np.flatnonzero((requests.clicked > 0) & (requests.latest >= 0).any(axis=1)[requests.entry_request])
+    known: NDArray[np.bool_] = (requests.latest >= 0).any(axis=1)
+    entry = np.flatnonzero((requests.clicked > 0) & known[requests.entry_request])
     request, item = requests.entry_request[entry], requests.entry_item[entry]
     order = np.lexsort((np.random.default_rng(seed).random(len(entry)), group[item]))
     # Every click beside the one before it in its group, the first beside the last.
