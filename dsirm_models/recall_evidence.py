@@ -31,7 +31,7 @@ def history_tells(requests: Requests, value: NDArray[np.int64], group: NDArray[n
         group: (I,) its category.
         seed: of the lot that gives every click another request of the group.
     """
-    known: NDArray[np.bool_] = (requests.latest >= 0).any(axis=1)
+    known = np.any(requests.latest >= 0, axis=1)
     entry = np.flatnonzero((requests.clicked > 0) & known[requests.entry_request])
     request, item = requests.entry_request[entry], requests.entry_item[entry]
     order = np.lexsort((np.random.default_rng(seed).random(len(entry)), group[item]))

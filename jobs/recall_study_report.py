@@ -41,6 +41,7 @@ BUDGETS = {
     "rq-vae": 15,
     "no-category": 15,
     "no-contrast": 15,
+    "more-contrast": 15,
     "personalised": 15,
     "grpo": 10,
     "eg-grpo": 10,
