@@ -50,6 +50,9 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "no-category": {"category_level1": False},
     # Queries still move codes and are rebuilt from them, as in CQ-SID: one thing is left out.
     "no-contrast": {"weights": _NO_CONTRAST},
+    # The paper does not say whether its reconstruction is a sum over dimensions, as ours is, or their mean. By the mean
+    # InfoNCE would weigh as many times more as the encoder's vectors have dimensions, 384.
+    "more-contrast": {"weights": LossWeights(contrastive=0.384, reconstruction=1.0)},
 }
 """What differs from CQ-SID's quantizer settings."""
 ARMS: Mapping[str, int] = {"grpo": 0, "eg-grpo": 2}

@@ -30,7 +30,7 @@ from schemas.fingerprint import digest
 
 JOB = "recall-study"
 MAIN = ("cq-sid", "rq-vae")
-"""Variants of the main comparison, under every seed; all else is learnt under the first few."""
+"""Variants of the main comparison: the first wave."""
 
 
 class Scale(NamedTuple):
@@ -39,8 +39,6 @@ class Scale(NamedTuple):
     world: World
     codebook_sizes: tuple[int, int, int]
     seeds: int
-    few_seeds: int
-    """Of the ablations and of all that goes on from a personal chain."""
     quantizer_steps: int
     epochs: tuple[int, int, int]
     """Of the stages items, queries and users."""
@@ -62,7 +60,6 @@ FULL = Scale(
     ),
     codebook_sizes=(256, 24, 24),
     seeds=5,
-    few_seeds=3,
     quantizer_steps=2000,
     epochs=(1, 6, 2),
     align_steps=1000,
@@ -73,7 +70,6 @@ QUICK = Scale(
     world=World(seed=1, items=3000, users=200, queries=1200, days=4, later=1, train_requests=8000, later_requests=3000),
     codebook_sizes=(128, 8, 8),
     seeds=2,
-    few_seeds=2,
     quantizer_steps=150,
     epochs=(1, 2, 1),
     align_steps=20,
@@ -176,12 +172,12 @@ def tasks(root: Path, data: Path, settings: RecallSettings, scale: Scale) -> dic
         }
         return Task(variant, seed, data, settings, root / "chains" / digest(asked)[:16], **parents)
 
-    seeds, few = range(1, scale.seeds + 1), range(1, scale.few_seeds + 1)
+    seeds = range(1, scale.seeds + 1)
     main = {(name, seed): task(name, seed) for name in MAIN for seed in seeds}
-    ablations = [task(name, seed) for name in VARIANTS if name not in MAIN for seed in few]
+    ablations = [task(name, seed) for name in VARIANTS if name not in MAIN for seed in seeds]
     base = {seed: main["cq-sid", seed].out for seed in seeds}
-    personal = {seed: task("personalised", seed, base=base[seed]) for seed in few}
-    arms = [task(arm, seed, base=base[seed], start=personal[seed].out) for seed in few for arm in ARMS]
+    personal = {seed: task("personalised", seed, base=base[seed]) for seed in seeds}
+    arms = [task(arm, seed, base=base[seed], start=personal[seed].out) for seed in seeds for arm in ARMS]
     channels = [task(name, None) for name in CHANNELS]
     return {
         "Learning SIDs": list(main.values()),

@@ -41,6 +41,7 @@ BUDGETS = {
     "rq-vae": 15,
     "no-category": 15,
     "no-contrast": 15,
+    "more-contrast": 15,
     "personalised": 15,
     "grpo": 10,
     "eg-grpo": 10,
@@ -122,8 +123,10 @@ def _tables(data: RecallData, found: Results) -> list[Any]:
     return [
         Section("CQ-SID against plain RQ-VAE", [_compared(of([("cq-sid", "rq-vae")])), _equal(equal)]),
         Section("Without its parts", [_compared(of([("cq-sid", name) for name in ABLATIONS if name != "rq-vae"]))]),
-        Section("Who asks", [_compared(of(USER_PAIRS))]),
-        Section("The alignment: EG-GRPO, GRPO and what both start from", [_compared(of(ARM_PAIRS))]),
+        Section("Who asks", [_compared(of(USER_PAIRS)), _histories(found.histories)]),
+        Section(
+            "The alignment: EG-GRPO, GRPO and what both start from", [_compared(of(ARM_PAIRS)), _moved(found.moved)]
+        ),
         Section("Beside other channels", [_compared(of(CHANNEL_PAIRS)), _shared(found.shared)]),
         Section("Daily growth: new items against the others", [_compared(growth), *_lost(data, growth)]),
         Section("Rates", [_rates([row for row in found.rates if row["slice"] == "all"], "All")]),
@@ -172,6 +175,19 @@ def _lost(data: RecallData, growth: Sequence[Row]) -> list[Text]:
             )
         )
     return told
+
+
+def _histories(rows: Sequence[Row]) -> Grid:
+    lines = [[row["of"], _share(row["own"]), _share(row["other"]), f"{row['clicks']:,}"] for row in rows]
+    head = ["what was clicked", "in the user's history, %", "in another's of the category", "clicks"]
+    return Grid("Clicks on what is in a history already, requests that have one", head, lines)
+
+
+def _moved(rows: Sequence[Row]) -> Grid:
+    lines = [[row["variant"], _share(row["first"]), _share(row["any"])] for row in rows]
+    return Grid(
+        "Requests whose SIDs differ from those of `sft`, at least", ["arm", "the first, %", "any of ten"], lines
+    )
 
 
 def _shared(rows: Sequence[Row]) -> Grid:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dsirm_models.recall_chain import VARIANTS
+from dsirm_models.recall_chain import ARMS, VARIANTS, ItemSids
 from dsirm_models.recall_comparisons import (
     KINDS,
     Chain,
@@ -26,12 +26,14 @@ from dsirm_models.recall_comparisons import (
     slices_of,
 )
 from dsirm_models.recall_data import BANDS, RecallData, Requests
+from dsirm_models.recall_evidence import history_tells, moved
 from dsirm_models.recall_found import ChannelFound, deep_rows
 from dsirm_models.recall_metrics import Cut, Found, Shared, Targets, any_of, hits, shared
 from jobs.files import write_json
 from jobs.recall_study_work import CHANNELS, Task
 from jobs.study_work import source_hash
 from schemas.fingerprint import digest
+from schemas.sids import BITS
 
 DATA = "marketplace"
 PAPER_RATES = {
@@ -54,6 +56,7 @@ ARM_PAIRS = [("eg-grpo", "sft"), ("grpo", "sft"), ("eg-grpo", "grpo")]
 CHANNEL_PAIRS = [(ours, channel) for ours in ("cq-sid", "personalised") for channel in CHANNELS]
 SLICES = (*(f"band={name}" for name in BANDS), "items=old", "items=new")
 MOST = 1000
+LOT = 17
 WIDE = [Wish(kind, Cut(beams, items)) for kind in KINDS for items in (None, MOST) for beams in (1, 10)]
 WIDE_SLICED = ("clk@1", "clk@10")
 BUDGETS = [Wish(kind, Cut(items=count)) for kind in KINDS for count in (100, MOST)]
@@ -74,6 +77,10 @@ class Results(NamedTuple):
     sweep: list[Row]
     shared: list[Row]
     """Of the clicks, what SIDs and another channel both find within 1,000 items, or one alone."""
+    moved: list[Row]
+    """How many requests an arm gives other SIDs than the model that it started from."""
+    histories: list[Row]
+    """How often a click is on something that the user, or another one of the category, clicked before."""
 
 
 def results(root: Path, data: RecallData, tasks: Sequence[Task], draws: int) -> Results:
@@ -81,7 +88,7 @@ def results(root: Path, data: RecallData, tasks: Sequence[Task], draws: int) -> 
     asked = {
         "chains": [task.out.name for task in tasks],
         "draws": draws,
-        "code": source_hash("dsirm_models.recall_comparisons"),
+        "code": [source_hash(f"dsirm_models.{name}") for name in ("recall_comparisons", "recall_evidence")],
         "job": Path(__file__).read_text(encoding="utf-8"),
     }
     path = root / "comparisons" / f"{digest(asked)[:16]}.json"
@@ -117,7 +124,8 @@ def _computed(data: RecallData, tasks: Sequence[Task], draws: int) -> Results:
                     comparisons.append(_compared(measures, name, name, new, old, queries))
         rates += [row for name in measures for row in _rates(measures[name], name, _fitting(name, [*wishes, *parts]))]
     found_sweep, equal = _swept(data, deep, deep_found, draws)
-    return Results([*comparisons, *equal], rates, found_sweep, _shared(deep, deep_found))
+    told = _shared(deep, deep_found), _moved(wide_found), _histories(data, tasks)
+    return Results([*comparisons, *equal], rates, found_sweep, *told)
 
 
 def _fitting(name: str, wishes: Sequence[Wish]) -> list[Wish]:
@@ -140,6 +148,28 @@ def _shared(deep: Requests, found: dict[Chain, Found]) -> list[Row]:
             parts = np.mean([shared(targets, ours, theirs) for ours in own], axis=0)
             named = dict(zip(Shared._fields, map(float, parts), strict=True))
             rows.append(_finite({"variant": variant, "against": name, **named, "seeds": len(own)}))
+    return rows
+
+
+def _moved(found: dict[Chain, Found]) -> list[Row]:
+    rows = []
+    for arm in ARMS:
+        seeds = [chain.seed for chain in found if chain.variant == arm]
+        shares = [moved(found[Chain(arm, seed)], found[Chain("sft", seed)]) for seed in seeds]
+        if shares:
+            first, beams = np.mean(shares, axis=0).tolist()
+            rows.append(_finite({"variant": arm, "against": "sft", "first": first, "any": beams, "seeds": len(seeds)}))
+    return rows
+
+
+def _histories(data: RecallData, tasks: Sequence[Task]) -> list[Row]:
+    rows = []
+    sids = [ItemSids.load(task.out / "sids").sids for task in tasks if task.variant == "cq-sid"]
+    for what, drop in (("SID", 0), ("first two codes", BITS), ("first code", 2 * BITS)):
+        told = [history_tells(data.later, own >> drop, data.item_category.astype(np.int64), seed=LOT) for own in sids]
+        own, other = np.mean([part[:2] for part in told], axis=0).tolist()
+        row = {"of": what, "own": own, "other": other, "clicks": told[0].clicks, "seeds": len(told)}
+        rows.append(_finite(row))
     return rows
 
 
@@ -209,7 +239,9 @@ def _rates(seeds: dict[int | None, dict[Wish, Rates]], name: str, wishes: Sequen
     for wish in wishes:
         found, items = rate_of({seed: rates[wish] for seed, rates in seeds.items()})
         row = {"variant": name, "metric": wish.metric, "slice": wish.slice, "rate": found.difference}
-        rows.append(_finite({**row, "low": found.low, "high": found.high, "items": items, "seeds": len(seeds)}))
+        # The stretch for few seeds can lead out of what a rate can be.
+        low, high = np.clip([found.low, found.high], 0, 1).tolist()
+        rows.append(_finite({**row, "low": low, "high": high, "items": items, "seeds": len(seeds)}))
     return rows
 
 

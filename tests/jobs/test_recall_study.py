@@ -52,7 +52,7 @@ def test_every_comparison_is_there_with_its_numbers(found, home):
     common = {"data", "variant", "against", "metric", "difference", "low", "high", "seeds", "queries"}
     assert all(common <= set(row) for row in rows)
     pairs = {(row["variant"], row["against"], row["metric"]) for row in whole(rows)}
-    for other in ("rq-vae", "no-category", "no-contrast"):
+    for other in ("rq-vae", "no-category", "no-contrast", "more-contrast"):
         beams = ("clk@1", "clk@10", "clk@100", "exp@10", "buy@1", "clk@10,1000items")
         for metric in (*beams, "clk@100items", "clk@1000items", "exp@100items"):
             assert ("cq-sid", other, metric) in pairs
