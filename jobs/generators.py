@@ -58,7 +58,8 @@ def release_sids(
 def as_emitted(sids: NDArray[np.int64], sizes: tuple[int, ...]) -> NDArray[np.int64]:
     """SIDs as a generator emits them, without the groups of split clusters; `sizes` are the codes per level."""
     code = sids & MAX_CODE
-    return sids - code + code % sizes[-1]
+    emitted: NDArray[np.int64] = sids - code + code % sizes[-1]
+    return emitted
 
 
 def sid_of(hashes: NDArray[np.int64], sids: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
