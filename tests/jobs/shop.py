@@ -97,13 +97,13 @@ def plan_of(stages=("items", "queries", "users", "align"), **changed):
 
 def searches():
     """Every user asks one query a day and clicks items of their brand; the other brand is only shown. One search in
-    eight leads to nothing.
+    eight leads to nothing, none of them on the last day.
     """
     rng = np.random.default_rng(5)
     rows = []
     for day in DAYS:
         for user in USERS:
-            idle = (DAYS.index(day) + USERS.index(user)) % 8 == 7
+            idle = day < DAYS[-1] and (DAYS.index(day) + USERS.index(user)) % 8 == 7
             query = QUERIES[rng.integers(len(QUERIES))]
             for number in rng.permutation(8)[:6].tolist():
                 clicked = int(number % 2 == brand_of(user) and not idle)
