@@ -24,15 +24,7 @@ import pyarrow.parquet as pq
 
 from jobs import planned
 from jobs.files import draft_of
-from jobs.generators import (
-    as_emitted,
-    beam_rows,
-    codebook_sizes,
-    load_checked,
-    of_release,
-    query_inputs,
-    release_sids,
-)
+from jobs.generators import beam_rows, load_checked, of_release, query_inputs, release_sids
 from jobs.home import Home
 from jobs.plan import Plan
 from jobs.progress import progress
@@ -119,13 +111,12 @@ def _from_parent(home: Home, plan: Plan, ids: np.ndarray, existing: np.ndarray) 
     """Rows of the parent release for queries of `ids`; none where it had another generator or other SIDs."""
     columns = ["shard", "query_id", "rank", "codes", "sid", "logps", "complete", "generator_version"]
     # Without a parent: no release has an empty name, so no rows.
-    parent = {"release": plan.parent or ""}
-    rows = home.store.read_arrow("query_sids", parent, columns=columns)
-    if rows.num_rows:
-        own = home.store.read_arrow("item_sids", parent, columns=["sid"])["sid"].to_numpy()
-        before = np.unique(as_emitted(own, codebook_sizes(home.store, plan.codebook_version)))
-        same = set(rows["generator_version"].unique().to_pylist()) == {plan.generator_version}
-        rows = rows if same and np.array_equal(before, existing) else rows.slice(0, 0)
+    parent = plan.parent or ""
+    rows = home.store.read_arrow("query_sids", {"release": parent}, columns=columns)
+    same = set(rows["generator_version"].unique().to_pylist()) == {plan.generator_version}
+    # The same generator learned the same codebook, so the parent's SIDs are read as the plan's are.
+    if not (same and np.array_equal(release_sids(home.store, parent, plan.codebook_version)[2], existing)):
+        rows = rows.slice(0, 0)
     rows = rows.drop_columns(["generator_version"])
     # A query that was predicted with fewer beams than are asked for now is predicted anew.
     deep = home.settings.beams

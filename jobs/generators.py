@@ -13,7 +13,7 @@ from jobs.errors import DataError
 from jobs.home import Home
 from jobs.plan import Plan
 from jobs.storage import Store
-from schemas.sids import LEVELS, MAX_CODE
+from schemas.sids import LEVELS, without_group
 
 if TYPE_CHECKING:
     from dsirm_models.beam import Beams
@@ -51,15 +51,8 @@ def release_sids(
     read = read.sort_by("item_hash")
     if not read.num_rows:
         raise DataError(f"Release {release} has no item SIDs: run assign-item-sids first.")
-    sids = as_emitted(read["sid"].to_numpy(), codebook_sizes(store, codebook_version))
+    sids = without_group(read["sid"].to_numpy(), codebook_sizes(store, codebook_version)[-1])
     return read["item_hash"].to_numpy(), sids, np.unique(sids)
-
-
-def as_emitted(sids: NDArray[np.int64], sizes: tuple[int, ...]) -> NDArray[np.int64]:
-    """SIDs as a generator emits them, without the groups of split clusters; `sizes` are the codes per level."""
-    code = sids & MAX_CODE
-    emitted: NDArray[np.int64] = sids - code + code % sizes[-1]
-    return emitted
 
 
 def sid_of(hashes: NDArray[np.int64], sids: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:

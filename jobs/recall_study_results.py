@@ -33,7 +33,7 @@ from jobs.files import write_json
 from jobs.recall_study_work import CHANNELS, Task
 from jobs.study_work import source_hash
 from schemas.fingerprint import digest
-from schemas.sids import BITS
+from schemas.sids import shift_for
 
 DATA = "marketplace"
 PAPER_RATES = {
@@ -88,8 +88,7 @@ def results(root: Path, data: RecallData, tasks: Sequence[Task], draws: int) -> 
     asked = {
         "chains": [task.out.name for task in tasks],
         "draws": draws,
-        "code": [source_hash(f"dsirm_models.{name}") for name in ("recall_comparisons", "recall_evidence")],
-        "job": Path(__file__).read_text(encoding="utf-8"),
+        "code": source_hash("jobs.recall_study_results"),
     }
     path = root / "comparisons" / f"{digest(asked)[:16]}.json"
     if not path.is_file():
@@ -165,8 +164,9 @@ def _moved(found: dict[Chain, Found]) -> list[Row]:
 def _histories(data: RecallData, tasks: Sequence[Task]) -> list[Row]:
     rows = []
     sids = [ItemSids.load(task.out / "sids").sids for task in tasks if task.variant == "cq-sid"]
-    for what, drop in (("SID", 0), ("first two codes", BITS), ("first code", 2 * BITS)):
-        told = [history_tells(data.later, own >> drop, data.item_category.astype(np.int64), seed=LOT) for own in sids]
+    category = data.item_category.astype(np.int64)
+    for what, depth in (("SID", 3), ("first two codes", 2), ("first code", 1)):
+        told = [history_tells(data.later, own >> shift_for(depth), category, seed=LOT) for own in sids]
         own, other = np.mean([part[:2] for part in told], axis=0).tolist()
         row = {"of": what, "own": own, "other": other, "clicks": told[0].clicks, "seeds": len(told)}
         rows.append(_finite(row))

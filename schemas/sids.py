@@ -7,7 +7,14 @@ compare the same way in Spark, numpy, torch and SQL.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Packed = TypeVar("Packed", int, "NDArray[np.int64]")
+"""One packed SID, or an array of them."""
 LEVELS = 3
 BITS = 20
 MAX_CODE = (1 << BITS) - 1
@@ -35,10 +42,11 @@ def unpack(sid: int) -> tuple[int, int, int]:
     return sid >> 2 * BITS, sid >> BITS & MAX_CODE, sid & MAX_CODE
 
 
-def without_group(sid: int, third: int) -> int:
-    """A packed SID without the group of a split cluster: what a generator emits.
+def without_group(sid: Packed, third: int) -> Packed:
+    """A packed SID, or each of an array, without the group of a split cluster: what a generator emits.
 
     `third` is the number of codes at level 3; the third index of a split cluster's SID is group * third + code. Where
     nothing is split this is the SID itself.
     """
-    return sid - (sid & MAX_CODE) + (sid & MAX_CODE) % third
+    emitted: Packed = sid - (sid & MAX_CODE) + (sid & MAX_CODE) % third
+    return emitted

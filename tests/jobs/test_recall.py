@@ -44,17 +44,18 @@ def changed(cqsid_night, tmp_path, spark):
     return copy_home(cqsid_night[0], tmp_path / "home", spark)
 
 
-def every_list(home):
-    """(query_id, user) -> rows of the list in order."""
+def every_list(home, plan=None):
+    """(query_id, user) -> rows of the list in order, of the published release or of a plan's."""
+    rows = scan(home, "recall_lists", plan) if plan else scan_release(home.root, "recall_lists").to_pylist()
     found = {}
-    for row in sorted(scan_release(home.root, "recall_lists").to_pylist(), key=lambda row: row["rank"]):
+    for row in sorted(rows, key=lambda row: row["rank"]):
         found.setdefault((row["query_id"], row["user"]), []).append(row)
     return found
 
 
-def lists(home):
+def lists(home, plan=None):
     """query_id -> rows of everybody's list in order."""
-    return {query_id: listed for (query_id, user), listed in every_list(home).items() if not user}
+    return {query_id: listed for (query_id, user), listed in every_list(home, plan).items() if not user}
 
 
 def texts(home):
@@ -234,22 +235,25 @@ def test_an_item_like_one_that_is_recalled_is_recalled_the_same_night(changed, c
     _, plan = cqsid_night
     before = lists(changed)
     like = min(row["item_id"] for listed in before.values() for row in listed)
+
+    def listing(lists, item):
+        return {query_id for query_id, listed in lists.items() if item in [row["item_id"] for row in listed]}
+
     catalog = changed.store.read(changed.spark, "catalog").localCheckpoint()
     twin = catalog.where(F.col("item_id") == like).withColumn("item_id", F.lit("twin"))
     twin = twin.withColumn("item_hash", hashed("item_id"))
     sources.write_catalog(changed, catalog.unionByName(twin), job="test")
     next_plan = night(changed)
     assert next_plan.generator_version == plan.generator_version
-    found = {query_id for query_id, listed in lists_of(changed, next_plan).items() if "twin" in listed}
-    assert found == {query_id for query_id, listed in before.items() if like in [row["item_id"] for row in listed]}
+    assert listing(lists(changed, next_plan), "twin") == listing(before, like)
 
 
 def test_queries_are_given_sids_that_came_since(changed, cqsid_night):
     """What a query is given is what its generator says of the SIDs that there are, whichever night it came."""
     _, plan = cqsid_night
-    kinds = Counter(row["category"] for row in changed.store.read_arrow("catalog").to_pylist())
-    (one, _), (other, _) = kinds.most_common(2)
-    moved = [row["item_id"] for row in changed.store.read_arrow("catalog").to_pylist() if row["category"] == one]
+    catalog = changed.store.read_arrow("catalog").to_pylist()
+    (one, _), (other, _) = Counter(row["category"] for row in catalog).most_common(2)
+    moved = [row["item_id"] for row in catalog if row["category"] == one]
     change_catalogue(changed, category=dict.fromkeys(moved, other))
     next_plan = night(changed)
     before, after = (
@@ -275,15 +279,6 @@ def night(home):
     for job in (*jobs, generate_recall):
         job.run(home, plan)
     return plan
-
-
-def lists_of(home, plan):
-    """query_id -> items of everybody's list."""
-    found = {}
-    for row in scan(home, "recall_lists", plan):
-        if not row["user"]:
-            found.setdefault(row["query_id"], []).append(row["item_id"])
-    return found
 
 
 def scan(home, table, plan):
