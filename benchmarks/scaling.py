@@ -96,6 +96,10 @@ def tables(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 # Rows for each pair of the window, and the figure of the GPU's benchmark that says how many a second.
 GPU_JOBS = {
+    "titles and queries to vectors (first time)": (
+        ITEMS_PER_PAIR + QUERIES_PER_PAIR,
+        "titles encoded, fp32",
+    ),
     "the quantizer, one pass over the pairs": (1.0, "step, against the goal"),
     "fine-tuning 0.6B weights, one pass over the pairs": (1.0, "fine-tuning 0.6B weights, full"),
     "SIDs of queries by 0.6B weights, 5 beams": (QUERIES_PER_PAIR, "SIDs of queries by 0.6B weights, 5 beams"),

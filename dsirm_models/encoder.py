@@ -34,6 +34,9 @@ PRECISIONS = ("fp32", "bf16")
 """What a forward pass computes in; vectors are float32 in any case. bf16 pays where a processor has matrix units for it
 (AMX, AVX512-BF16), and is several times slower where not: `dsirm encoder` tells."""
 
+GPU_BATCH = 512
+"""Texts of one forward pass on a GPU, at least."""
+
 # The tokenizer and the configuration decide the vectors as much as the weights do.
 _MINILM_FILES = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
@@ -76,19 +79,22 @@ def load_encoder(
     precision: str = "fp32",
     batch_size: int = 32,
     threads: int | None = 1,
+    device: str = "cpu",
 ) -> TextEncoder:
     """The encoder, loaded once a process: a Spark Python worker that calls this per batch reads the weights once."""
-    return _load(name, max_tokens, precision, batch_size, threads)
+    return _load(name, max_tokens, precision, batch_size, threads, device)
 
 
 @lru_cache(maxsize=2)
-def _load(name: str, max_tokens: int, precision: str, batch_size: int, threads: int | None) -> TextEncoder:
+def _load(name: str, max_tokens: int, precision: str, batch_size: int, threads: int | None, device: str) -> TextEncoder:
     # Cached here and not above: lru_cache takes f(x) and f(name=x) for different calls.
-    return TextEncoder(name=name, max_tokens=max_tokens, precision=precision, batch_size=batch_size, threads=threads)
+    return TextEncoder(
+        name=name, max_tokens=max_tokens, precision=precision, batch_size=batch_size, threads=threads, device=device
+    )
 
 
 class TextEncoder:
-    """A frozen text encoder on the CPU: `encode` and `version` are all that a caller needs."""
+    """A frozen text encoder: `encode` and `version` are all that a caller needs."""
 
     def __init__(
         self,
@@ -98,6 +104,7 @@ class TextEncoder:
         precision: str = "fp32",
         batch_size: int = 32,
         threads: int | None = 1,
+        device: str = "cpu",
     ) -> None:
         """Load the weights.
 
@@ -105,8 +112,9 @@ class TextEncoder:
             name: `minilm`, a directory in Hugging Face layout, or a hub name that is already in the local cache.
             max_tokens: texts are cut after this many tokens, the model's special tokens included.
             precision: one of `PRECISIONS`.
-            batch_size: texts a forward pass.
+            batch_size: texts a forward pass; a GPU takes `GPU_BATCH` where that is more, since fewer leave it idle.
             threads: torch threads while encoding; None leaves torch's own setting. One thread a Spark task is fastest.
+            device: where the weights are. Vectors of a GPU and a CPU differ by rounding, and so share a version.
 
         Raises:
             EncoderError: model not found, altered MiniLM files, no safetensors weights, or an impossible `max_tokens`.
@@ -147,9 +155,9 @@ class TextEncoder:
             raise EncoderError(f"max_tokens is {max_tokens}, but {name} has only {limit} positions. Lower max_tokens.")
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
-        self._model = model.eval().requires_grad_(False)
+        self._model = model.to(device).eval().requires_grad_(False)
         self._max_tokens = max_tokens
-        self._batch_size = batch_size
+        self._batch_size = batch_size if self._model.device.type == "cpu" else max(batch_size, GPU_BATCH)
         self._threads = threads
         self.version = encoder_version(name, max_tokens=max_tokens, precision=precision)
         """As `encoder_version` gives it."""
@@ -178,7 +186,7 @@ class TextEncoder:
         tokens = self._tokenize(texts)
         with self._inference():
             for rows in self._batches(tokens):
-                vectors[rows] = self._forward([tokens[row] for row in rows]).numpy()
+                vectors[rows] = self._forward([tokens[row] for row in rows]).cpu().numpy()
         norms = np.linalg.norm(vectors, axis=1)
         bad = np.flatnonzero(~(np.abs(norms - 1.0) < 1e-3))
         if len(bad):
@@ -223,19 +231,18 @@ class TextEncoder:
         return mean_pool(self._model(input_ids=ids, attention_mask=mask).last_hidden_state.float(), mask)
 
     def _padded(self, tokens: list[list[int]]) -> tuple[Tensor, Tensor]:
-        """Token ids of one batch -> ids and mask, both (B, T) int64."""
+        """Token ids of one batch -> ids and mask, both (B, T) int64, where the weights are."""
         import torch
 
-        width = max(1, max(len(ids) for ids in tokens))
-        ids = torch.full((len(tokens), width), self._tokenizer.pad_token_id or 0, dtype=torch.long)
-        mask = torch.zeros((len(tokens), width), dtype=torch.long)
-        for row, entry in enumerate(tokens):
-            ids[row, : len(entry)] = torch.tensor(entry, dtype=torch.long)
-            mask[row, : len(entry)] = 1
-        return ids, mask
+        lengths = np.array([len(entry) for entry in tokens])
+        mask = np.arange(max(1, lengths.max())) < lengths[:, None]
+        ids = np.full(mask.shape, self._tokenizer.pad_token_id or 0, dtype=np.int64)
+        ids[mask] = np.concatenate(tokens)
+        at = self._model.device
+        return torch.from_numpy(ids).to(at), torch.from_numpy(mask.astype(np.int64)).to(at)
 
     def top(self) -> nn.Module:
-        """A trainable copy of the last layer, on which `below_top` and `mean_pool` put together what `encode` gives.
+        """A trainable copy of the last layer, on the CPU; on it `below_top` and `mean_pool` give what `encode` gives.
 
         Raises:
             EncoderError: a model that is not a stack of BERT layers.
@@ -247,7 +254,7 @@ class TextEncoder:
         if layers is None:
             raise EncoderError(f"{self.version} is no stack of BERT layers: its top cannot be taken off and tuned.")
         top: nn.Module = copy.deepcopy(layers[-1])
-        return top.requires_grad_(True)
+        return top.cpu().requires_grad_(True)
 
     def below_top(self, texts: Sequence[str]) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
         """What the last layer reads of texts: (T, D) of all tokens in a row, and where each text starts (N + 1,).
@@ -261,7 +268,8 @@ class TextEncoder:
         with self._inference():
             for rows in self._batches(tokens):
                 ids, mask = self._padded([tokens[row] for row in rows])
-                found = self._model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[-2]
+                states = self._model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+                found = states[-2].cpu()
                 for at, row in enumerate(rows):
                     values[starts[row] : starts[row + 1]] = found[at, : lengths[row]].numpy()
         return values, starts

@@ -1,4 +1,4 @@
-"""What embed-items and embed-queries share: encode the missing texts in Spark's Python workers."""
+"""What embed-items and embed-queries share: encode the missing texts in Spark's Python workers, on their GPU if any."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def embed(home: Home, plan: Plan, table: str, texts: DataFrame, *, job: str) -> 
 
 def _encode_some(home: Home, plan: Plan, table: str, texts: DataFrame, *, job: str) -> int:
     """Encode at most `TEXTS_A_COMMIT` texts; returns how many are left."""
-    store, encoder = home.store, home.settings.encoder
+    store, how = home.store, home.settings.encoder
     part: Partition = {"encoder_version": plan.encoder_version, "first_seen": plan.date}
     # A text has one vector, whichever night was first: two nights that encode it at once must not both commit.
     target = store.target(table, part, watch={"encoder_version": plan.encoder_version})
@@ -49,12 +49,14 @@ def _encode_some(home: Home, plan: Plan, table: str, texts: DataFrame, *, job: s
     count = min(left, TEXTS_A_COMMIT)
     if count:
         some = missing if count == left else missing.orderBy("text_hash").limit(count)
-        name, max_tokens, precision, batch = encoder.name, encoder.max_tokens, encoder.precision, encoder.batch
+        name, max_tokens, precision, batch = how.name, how.max_tokens, how.precision, how.batch
 
         def encode(batch_of_texts: Sequence[str]) -> pa.Array:
             from dsirm_models.encoder import load_encoder
+            from jobs.generators import device
 
-            vectors = load_encoder(name, max_tokens, precision=precision, batch_size=batch).encode(batch_of_texts)
+            encoder = load_encoder(name, max_tokens, precision=precision, batch_size=batch, device=device())
+            vectors = encoder.encode(batch_of_texts)
             return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
 
         # Partitions of equal size: encoding is the cost, and the rows left after an anti-join lie anywhere.

@@ -1,4 +1,4 @@
-"""Compare the encoder's precisions on this machine: texts per second, and how far vectors move from those of fp32.
+"""Compare the encoder's precisions here, on the GPU if any: texts per second, and how far vectors move from fp32's.
 
 Reads the texts of catalog. Writes nothing: the setting `encoder.precision` chooses, and is part of `encoder_version`.
 """
@@ -11,12 +11,13 @@ from typing import Any
 from jobs.errors import DataError
 from jobs.home import Home
 
-TEXTS = 400
+TEXTS = {"cpu": 400, "cuda": 20_000}
+"""Seconds of work."""
 LEAST_COSINE = 0.999
 
 
 def compare(home: Home) -> dict[str, Any]:
-    """`paths`, one a precision: precision, texts_per_s (one thread), least_cosine to fp32, and advised.
+    """`device` (cpu: one thread; cuda) and `paths`: of each precision texts_per_s, least_cosine to fp32, and advised.
 
     Advised is the fastest of those that keep 0.999.
 
@@ -25,17 +26,20 @@ def compare(home: Home) -> dict[str, Any]:
 
     """
     from dsirm_models.encoder import PRECISIONS, load_encoder
+    from jobs.generators import device
 
+    at, settings = device(), home.settings.encoder
     catalog = home.store.read_arrow("catalog", columns=["text_hash", "text"]).sort_by("text_hash")
     # Hashes are in no order of anything: the first are a fair sample, and always the same.
-    texts = catalog["text"].to_pylist()[:TEXTS]
+    texts = catalog["text"].to_pylist()[: TEXTS[at]]
     if not texts:
         raise DataError("There is no catalogue to measure on: import one, or run `dsirm simulate catalogue`.")
     rows: list[dict[str, Any]] = []
     exact = None
     for precision in PRECISIONS:
-        settings = home.settings.encoder
-        encoder = load_encoder(settings.name, settings.max_tokens, precision=precision, batch_size=settings.batch)
+        encoder = load_encoder(
+            settings.name, settings.max_tokens, precision=precision, batch_size=settings.batch, device=at
+        )
         encoder.encode(texts[: settings.batch])  # the first pass allocates
         begun = time.perf_counter()
         vectors = encoder.encode(texts)
@@ -45,4 +49,4 @@ def compare(home: Home) -> dict[str, Any]:
         rows.append({"precision": precision, "texts_per_s": len(texts) / seconds, "least_cosine": cosine})
     kept = [row for row in rows if row["least_cosine"] >= LEAST_COSINE]
     best = max(kept, key=lambda row: row["texts_per_s"])
-    return {"encoder": home.settings.encoder.name, "paths": [row | {"advised": row is best} for row in rows]}
+    return {"encoder": settings.name, "device": at, "paths": [row | {"advised": row is best} for row in rows]}

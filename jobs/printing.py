@@ -100,7 +100,8 @@ def maintained(data: dict[str, Any]) -> None:
 def encoder(data: dict[str, Any]) -> None:
     """The encoder's precisions on this machine."""
     rows = [list(path.values()) for path in data["paths"]]
-    _table(f"Encoder {data['encoder']}, one thread", ["precision", "texts a second", "least cosine", "advised"], rows)
+    where = "one thread" if data["device"] == "cpu" else "on the GPU"
+    _table(f"Encoder {data['encoder']}, {where}", ["precision", "texts a second", "least cosine", "advised"], rows)
 
 
 def demo(data: dict[str, Any]) -> None:
