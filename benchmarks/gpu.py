@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -45,17 +46,23 @@ def main(size: str) -> None:
     if not torch.cuda.is_available():
         print("Skipped: there is no GPU here.")  # noqa: T201
         return
-    device = torch.device("cuda")
-    steps = 50 if size == "small" else 200
-    figures = steps_of(device, batch=BATCH, steps=steps, rounds=5)
+    facts = {"shape": [WIDTH, HIDDEN, DIM], "batch": BATCH, "device": "cuda", "torch": torch.__version__}
+    figures: list[Figure] = []
+    for some in _measured(torch.device("cuda"), size):
+        figures += some
+        save("gpu", size, figures, facts)
+
+
+def _measured(device: torch.device, size: str) -> Iterator[list[Figure]]:
+    steps = steps_of(device, batch=BATCH, steps=50 if size == "small" else 200, rounds=5)
     goal = Figure(
-        name="step, against the goal", ours=figures[0].ours, peer=None, peer_name="absolute", unit="pairs/s",
+        name="step, against the goal", ours=steps[0].ours, peer=None, peer_name="absolute", unit="pairs/s",
         limit=GOAL, higher_is_better=True,
     )  # fmt: skip
-    figures = [goal, *figures, decoding(device, queries=32, sids=SIDS)]
-    figures += [*on_gpu(TITLES[size]), *_language_model(device, size)]
-    facts = {"shape": [WIDTH, HIDDEN, DIM], "batch": BATCH, "device": "cuda", "torch": torch.__version__}
-    save("gpu", size, figures, facts)
+    yield [goal, *steps]
+    yield [decoding(device, queries=32, sids=SIDS)]
+    yield on_gpu(TITLES[size])
+    yield _language_model(device, size)
 
 
 def _language_model(device: torch.device, size: str) -> list[Figure]:
