@@ -34,7 +34,7 @@ COMET = """
 
 
 def main(size: str) -> None:
-    """The largest size against DuckDB, its next night and a late file.
+    """The largest size against DuckDB, and its next night; a late file into the least.
 
     The least of the full sizes proves that both ways end the same (as the tests do of a small log), so `make bench`
     need not. What is measured is saved figure by figure: the full size takes hours.
@@ -58,17 +58,18 @@ def _figures(size: str, facts: dict[str, Any]) -> Iterator[Figure]:
             count = found["pairs"]["n"]
             taken[count] = ours.seconds
             facts["sizes"].append({"pairs": count, "events": made, **ours._asdict()})
-            largest, least = pairs == max(PAIRS[size]), size == "full" and pairs == min(PAIRS[size])
+            largest, least = pairs == max(PAIRS[size]), pairs == min(PAIRS[size])
             if largest:
                 yield from _held(count, ours)
                 yield _against_duckdb(size, folder, ours, found)
-            if least:
+                yield _night(folder, pairs, ours)
+            if least and not largest:
                 yield _growth(taken)
                 yield from _accelerated(home, folder, ours)
-            nights = _nights(folder, pairs, ours)
-            if largest:
-                yield from nights
+                _night(folder, pairs, ours)
             if least:
+                yield _late(folder, pairs, ours)
+            if least and not largest:
                 yield _proof(home, folder, ours)
 
 
@@ -157,36 +158,44 @@ def _files(path: str) -> str:
     return f"read_parquet([{uris}], hive_partitioning = true)"
 
 
-def _nights(folder: Path, pairs: int, rebuild: Usage) -> list[Figure]:
-    """The night after, and a late file for an old day."""
-    home = Home(folder / "home")
-    searches = int(pairs / click_log.PAIRS_PER_SEARCH)
-    day = {"queries": searches // 4, "items": click_log.items(pairs), "seed": 1}
-
-    def write(number: int, first: int, count: int, name: str) -> None:
-        rows, action = click_log.write_day(home, number, first=first, last=first + count, name=name, **day)
-        part = click_log.FIRST + dt.timedelta(days=number)
-        click_log.commit(home, [action], {label({"event_date": part}): f"{name} {rows}"})
-
-    write(WINDOW, searches, searches // WINDOW, "part-0")
+def _night(folder: Path, pairs: int, rebuild: Usage) -> Figure:
+    """The night after: a day more of the log, and the window of 30 days that ends with it."""
+    home, searches = Home(folder / "home"), _searches(pairs)
+    _write_day(home, pairs, WINDOW, first=searches, count=searches // WINDOW, name="part-0")
     night = apart(_rebuild, home.root, WINDOW)
-    write(10, 2 * searches, searches // WINDOW // 50, "late")
+    return _of_rebuild("the next night", night, rebuild, limit=0.2)
+
+
+def _late(folder: Path, pairs: int, rebuild: Usage) -> Figure:
+    """A late file for an old day of that window."""
+    home, searches = Home(folder / "home"), _searches(pairs)
+    _write_day(home, pairs, 10, first=2 * searches, count=searches // WINDOW // 50, name="late")
     before = {name: _version(home, name) for name in ("pair_days", "query_days")}
     late = apart(_rebuild, home.root, WINDOW)
     touched = {tuple(part) for name, version in before.items() for part in _touched(home, name, version)}
     old_day = str(click_log.FIRST + dt.timedelta(days=10))
     if touched != {(old_day,)}:
         raise RuntimeError(f"A late file for {old_day} rewrote {sorted(touched)}.")
-    peer = {"peer": rebuild.seconds, "peer_name": "full rebuild of 30 days", "peer_memory_gb": rebuild.memory_gb}
-    return [
-        Figure(
-            name="the next night", ours=night.seconds, unit="s", limit=0.2, memory_gb=night.memory_gb, **peer,
-        ),
-        Figure(
-            name="a late file for an old day", ours=late.seconds, unit="s", limit=None, memory_gb=late.memory_gb,
-            note=f"Rewrote the partition {old_day} of the daily tables, no other.", **peer,
-        ),
-    ]  # fmt: skip
+    note = f"Rewrote the partition {old_day} of the daily tables, no other."
+    return _of_rebuild("a late file for an old day", late, rebuild, limit=None, note=note)
+
+
+def _searches(pairs: int) -> int:
+    return int(pairs / click_log.PAIRS_PER_SEARCH)
+
+
+def _write_day(home: Home, pairs: int, number: int, *, first: int, count: int, name: str) -> None:
+    day = {"queries": _searches(pairs) // 4, "items": click_log.items(pairs), "seed": 1}
+    rows, action = click_log.write_day(home, number, first=first, last=first + count, name=name, **day)
+    part = click_log.FIRST + dt.timedelta(days=number)
+    click_log.commit(home, [action], {label({"event_date": part}): f"{name} {rows}"})
+
+
+def _of_rebuild(name: str, used: Usage, rebuild: Usage, *, limit: float | None, note: str = "") -> Figure:
+    return Figure(
+        name=name, ours=used.seconds, unit="s", limit=limit, memory_gb=used.memory_gb, note=note, peer=rebuild.seconds,
+        peer_name="full rebuild of 30 days", peer_memory_gb=rebuild.memory_gb,
+    )  # fmt: skip
 
 
 def _proof(home: Path, folder: Path, ours: Usage) -> Figure:

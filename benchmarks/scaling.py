@@ -1,8 +1,8 @@
 """What the full benchmarks say of other sizes: growth exponents and a sizing table, put into docs/scaling.md.
 
-`python -m benchmarks.scaling` reads results/*-full.json and measures nothing. Of a Spark job measured at several sizes
-on c cores, the line through the least and the largest gives a fixed part a (starts, plans, commits) and a part b per
-row. Only b is divided among more cores: `T(n, C) = a + b n c / C`.
+`python -m benchmarks.scaling` reads results/*-full.json (encode: either size) and measures nothing. Of a Spark job
+measured at several sizes on c cores, the line through the least and the largest gives a fixed part a (starts, plans,
+commits) and a part b per row. Only b is divided among more cores: `T(n, C) = a + b n c / C`.
 """
 
 from __future__ import annotations
@@ -129,6 +129,7 @@ def _clock(seconds: float) -> str:
 def main() -> None:
     """Renew the page."""
     files = {path.stem.removesuffix("-full"): path for path in sorted(RESULTS.glob("*-full.json"))}
+    files.setdefault("encode", RESULTS / "encode.json")  # a rate: of any size
     found = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items()}
     text = PAGE.read_text(encoding="utf-8")
     head, rest = text.split(BEGIN)

@@ -9,8 +9,11 @@ alone.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 
+import deltalake
+import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -24,6 +27,8 @@ from pipelines.user_profiles import pseudonyms, user_searches
 from schemas.fingerprint import digest
 
 JOB = "aggregate-day"
+LOG_BYTES_A_CORE = 512 * 2**20
+"""Of the log's files that are aggregated at once; what is kept and shuffled meanwhile takes up to 15 times that."""
 
 
 def memos_of(home: Home, days: Sequence[str], marks: Mapping[str, str]) -> dict[str, str]:
@@ -60,10 +65,39 @@ def changed_days(home: Home, days: Sequence[dt.date], version: int | None = None
 
 
 def run(home: Home, days: Sequence[dt.date], version: int | None = None) -> None:
-    """Aggregate every day of `days` that changed, as the log was in a version of it; None: as it is now."""
-    memos = changed_days(home, days, version)
+    """Aggregate every day of `days` that changed, as the log was in a version of it; None: as it is now.
+
+    Days are independent of each other, so a long list is gone through some days at a time: disk is bounded, and a run
+    that is killed goes on after the last of them.
+    """
+    if version is None:
+        version = home.store.version("click_log")
+    for memos in _passes(home, changed_days(home, days, version), version):
+        _aggregate(home, memos, version)
+
+
+def _passes(home: Home, memos: Mapping[dt.date, str], version: int | None) -> Iterator[dict[dt.date, str]]:
+    """The changed days in groups of at most `LOG_BYTES_A_CORE` for each core, a longer day alone."""
     if not memos:
         return
+    size: dict[str, int] = defaultdict(int)
+    if version is not None:
+        files = deltalake.DeltaTable(home.store.path("click_log"), version=version).get_add_actions(flatten=True)
+        for row in pa.table(files).select(["partition.event_date", "size_bytes"]).to_pylist():
+            size[str(row["partition.event_date"])] += row["size_bytes"]
+    most = LOG_BYTES_A_CORE * home.spark.sparkContext.defaultParallelism
+    some: dict[dt.date, str] = {}
+    held = 0
+    for day in sorted(memos):
+        if some and held + size[str(day)] > most:
+            yield some
+            some, held = {}, 0
+        some[day] = memos[day]
+        held += size[str(day)]
+    yield some
+
+
+def _aggregate(home: Home, memos: Mapping[dt.date, str], version: int | None) -> None:
     by_user = home.settings.privacy.min_query_users > 1
     store, spark, limits = home.store, home.spark, home.settings.corpus
     parts: list[Partition] = [{"event_date": day} for day in memos]

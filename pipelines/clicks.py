@@ -136,15 +136,20 @@ def _robots(
 def with_queries(
     events: DataFrame, stage: Callable[[DataFrame], DataFrame] = lambda frame: frame
 ) -> tuple[DataFrame, DataFrame]:
-    """Actions that name no query take that of their search. Returns the events that have one, with `own_query` where
-    they named it themselves, and those that have not because no row of their search says what was searched for.
+    """Actions that name no query take that of their search. Returns what is counted of the events that have one, with
+    `own_query` where they named it themselves, and whole those that have not because no row of their search says what
+    was searched for.
 
     A search's events come to lie together, so that what is made of a search needs no further shuffle.
     """
+    # Every event is shuffled, sorted and kept here, as narrow as may be: the few without a query are looked up again.
+    narrow = events.drop("event_hash", "session", *([] if USER in events.columns else ["event_time"]))
     of_search = F.min("query_id").over(Window.partitionBy(*PAGE))
     own = F.col("query_id").isNotNull()
-    asked = stage(events.withColumns({"query_id": F.coalesce("query_id", of_search), "own_query": own}))
-    return asked.where(F.col("query_id").isNotNull()), asked.where(F.col("query_id").isNull())
+    asked = stage(narrow.withColumns({"query_id": F.coalesce("query_id", of_search), "own_query": own}))
+    silent = stage(asked.where(F.col("query_id").isNull()).select(*PAGE).distinct())
+    nameless = events.where(F.col("query_id").isNull()).join(silent, PAGE, "left_semi")
+    return asked.where(F.col("query_id").isNotNull()), nameless
 
 
 def join_views(events: DataFrame) -> DataFrame:

@@ -68,36 +68,38 @@ def build_corpus(
     """Sum the window, weigh pairs by clicks over expected clicks, cap queries, split and band.
 
     Pairs without any action, and items no longer in the catalogue, stay out: they are exposure, not interest.
-    `stage` is called on the two sums of the window, so that a job can keep them.
+    `stage` is called on the two sums of the window and on what the cap needs of them, so that a job can keep them.
     """
     split = split_of(F.col("query_id"), valid_share=valid_share, test_share=test_share)
-    summed = pair_days.groupBy("query_id", "item_hash").agg(*[F.sum(name).alias(name) for name in COUNTS])
+    # A pair seldom comes on many days that one task reads: summed before the shuffle, the window would only be hashed
+    # twice. By query alone, so that the cap needs no shuffle of its own.
+    together = pair_days.repartition("query_id")
+    summed = together.groupBy("query_id", "item_hash").agg(*[F.sum(name).alias(name) for name in COUNTS])
     acted = summed.where(F.col("clicks") + F.col("carts") + F.col("purchases") > 0)
     known = catalog.select("item_hash").distinct().withColumn("_known", F.lit(True))
     marked = stage(acted.join(F.broadcast(known), "item_hash", "left"))
     counts = marked.agg(F.count("*").alias("read"), (F.count("*") - F.count("_known")).alias("not_in_catalogue"))
-    kept, trimmed = _cap(marked.where("_known").drop("_known"), max_items_per_query)
+    kept, trimmed = _cap(marked.where("_known").drop("_known"), max_items_per_query, stage)
     # Ratios come last: one division of two integers per pair.
     earned = F.col("clicks") + F.col("purchases") * purchase_weight + prior_clicks
     weight = earned / (F.col("expected_clicks") / F.lit(SCALE) + prior_clicks)
     pairs = kept.withColumn("weight", weight).withColumn("split", split).withColumn("as_of_date", as_of_date)
-    texts = F.min("query").alias("query"), F.max("query").alias("_other")
-    asked = stage(query_days.groupBy("query_id").agg(*texts, F.sum("searches").alias("traffic")))
-    traffic = asked.drop("_other")
+    # By text as well: a text as a key is hashed, as a least or greatest value it would be sorted.
+    asked = query_days.repartition("query_id").groupBy("query_id", "query")
+    traffic = stage(asked.agg(F.sum("searches").alias("traffic")))
     bands = band_of_traffic(traffic, head_share=head_share, tail_share=tail_share)
     queries = (
         traffic.join(F.broadcast(bands), "traffic").withColumn("split", split).withColumn("as_of_date", as_of_date)
     )
-    clashes = asked.where(F.col("query") != F.col("_other"))
-    clashing = clashes.select("query_id", F.col("query").alias("a"), F.col("_other").alias("b"))
-    return Corpus(pairs, queries, trimmed, clashing, counts)
+    shared = traffic.groupBy("query_id").count().where(F.col("count") > 1).select("query_id")
+    clashes = colliding_hashes(traffic.join(F.broadcast(shared), "query_id"), "query_id", "query")
+    return Corpus(pairs, queries, trimmed, clashes, counts)
 
 
-def _cap(pairs: DataFrame, limit: int) -> tuple[DataFrame, DataFrame]:
+def _cap(pairs: DataFrame, limit: int, stage: Callable[[DataFrame], DataFrame]) -> tuple[DataFrame, DataFrame]:
     """At most `limit` items a query. Only the few queries above the limit are sorted, never the window."""
-    over = (
-        pairs.groupBy("query_id").count().where(F.col("count") > limit).select("query_id", F.lit(True).alias("_over"))
-    )
+    many = pairs.groupBy("query_id").count().where(F.col("count") > limit)
+    over = stage(many.select("query_id", F.lit(True).alias("_over")))
     marked = pairs.join(F.broadcast(over), "query_id", "left")
     strongest = Window.partitionBy("query_id").orderBy(
         F.col("purchases").desc(), F.col("clicks").desc(), F.col("carts").desc(), "item_hash"
