@@ -9,11 +9,8 @@ alone.
 from __future__ import annotations
 
 import datetime as dt
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-import deltalake
-import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -22,11 +19,13 @@ from jobs.home import Home
 from jobs.partitions import Partition, label
 from jobs.plan import Plan
 from jobs.staging import staging
+from jobs.storage import Target
 from pipelines import clicks
 from pipelines.user_profiles import pseudonyms, user_searches
 from schemas.fingerprint import digest
 
 JOB = "aggregate-day"
+DAILY = ("pair_days", "query_days", "query_users", "user_searches", "quarantine")
 LOG_BYTES_A_CORE = 512 * 2**20
 """Of the log's files that are aggregated at once; what is kept and shuffled meanwhile takes up to 15 times that."""
 
@@ -72,40 +71,44 @@ def run(home: Home, days: Sequence[dt.date], version: int | None = None) -> None
     """
     if version is None:
         version = home.store.version("click_log")
+    # A day that another run writes before its turn comes here is that run's.
+    begun = {name: home.store.version(name) for name in DAILY}
+    since = {name: -1 if at is None else at for name, at in begun.items()}
     for memos in _passes(home, changed_days(home, days, version), version):
-        _aggregate(home, memos, version)
+        _aggregate(home, memos, version, since)
 
 
 def _passes(home: Home, memos: Mapping[dt.date, str], version: int | None) -> Iterator[dict[dt.date, str]]:
     """The changed days in groups of at most `LOG_BYTES_A_CORE` for each core, a longer day alone."""
     if not memos:
         return
-    size: dict[str, int] = defaultdict(int)
-    if version is not None:
-        files = deltalake.DeltaTable(home.store.path("click_log"), version=version).get_add_actions(flatten=True)
-        for row in pa.table(files).select(["partition.event_date", "size_bytes"]).to_pylist():
-            size[str(row["partition.event_date"])] += row["size_bytes"]
+    sizes = home.store.sizes("click_log", version)
     most = LOG_BYTES_A_CORE * home.spark.sparkContext.defaultParallelism
     some: dict[dt.date, str] = {}
     held = 0
     for day in sorted(memos):
-        if some and held + size[str(day)] > most:
+        size = sizes[label({"event_date": day})]
+        if some and held + size > most:
             yield some
             some, held = {}, 0
         some[day] = memos[day]
-        held += size[str(day)]
+        held += size
     yield some
 
 
-def _aggregate(home: Home, memos: Mapping[dt.date, str], version: int | None) -> None:
+def _aggregate(home: Home, memos: Mapping[dt.date, str], version: int | None, since: Mapping[str, int]) -> None:
     by_user = home.settings.privacy.min_query_users > 1
     store, spark, limits = home.store, home.spark, home.settings.corpus
     parts: list[Partition] = [{"event_date": day} for day in memos]
     quarantined: list[Partition] = [{"run_date": day, "job": JOB} for day in memos]
-    pair_days, query_days = store.target("pair_days", *parts), store.target("query_days", *parts)
-    query_users = store.target("query_users", *parts) if by_user else None
-    searches = store.target("user_searches", *parts) if home.settings.personal else None
-    quarantine = store.target("quarantine", *quarantined)
+
+    def target(name: str, *partitions: Partition) -> Target:
+        return store.target(name, *partitions, since=since[name])
+
+    pair_days, query_days = target("pair_days", *parts), target("query_days", *parts)
+    query_users = target("query_users", *parts) if by_user else None
+    searches = target("user_searches", *parts) if home.settings.personal else None
+    quarantine = target("quarantine", *quarantined)
     log = store.read(spark, "click_log", *parts, version=version)
     with staging() as stage:
         events = clicks.clean_events(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -149,6 +150,15 @@ class Store:
         held = self._held(name, version)
         found = [{key: str(value) for key, value in part.items()} for part in held.partitions()] if held else []
         return sorted(found, key=lambda part: sorted(part.items()))
+
+    def sizes(self, name: str, version: int | None = None) -> Counter[str]:
+        """Bytes of each partition's files (in a version), by `label`, from the table's log alone."""
+        held = self._held(name, version)
+        keys = TABLES[name].partition
+        found: Counter[str] = Counter()
+        for file in pa.table(held.get_add_actions(flatten=True)).to_pylist() if held else []:
+            found[label({key: file[f"partition.{key}"] for key in keys})] += file["size_bytes"]
+        return found
 
     def commits(self, name: str) -> Iterator[Commit]:
         """Our commits to a table, newest first. Maintenance moves no rows, carries no metadata and is left out."""
