@@ -59,17 +59,19 @@ def _figures(size: str, facts: dict[str, Any]) -> Iterator[Figure]:
             taken[count] = ours.seconds
             facts["sizes"].append({"pairs": count, "events": made, **ours._asdict()})
             largest, least = pairs == max(PAIRS[size]), pairs == min(PAIRS[size])
+            smaller = least and not largest
             if largest:
                 yield from _held(count, ours)
                 yield _against_duckdb(size, folder, ours, found)
-                yield _night(folder, pairs, ours)
-            if least and not largest:
+            if smaller:
                 yield _growth(taken)
                 yield from _accelerated(home, folder, ours)
-                _night(folder, pairs, ours)
+            night = _night(folder, pairs, ours)
+            if largest:
+                yield night
             if least:
                 yield _late(folder, pairs, ours)
-            if least and not largest:
+            if smaller:
                 yield _proof(home, folder, ours)
 
 

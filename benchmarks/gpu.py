@@ -35,6 +35,8 @@ SIDS = 1_100_000
 TITLES = {"small": 5_000, "full": 40_000}
 QUERY_TOKENS, LM_BATCH = 18, 128
 """Twenty tokens a prompt with the two words around the query."""
+ALIGN = AlignConfig(steps=6, accumulation=16)
+"""The numbers of the profile `cqsid`."""
 QWEN3 = {
     "rows": 151_936, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28,
     "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
@@ -89,7 +91,10 @@ def _language_model(device: torch.device, size: str) -> list[Figure]:
             note = f"Prompts of {QUERY_TOKENS + 2} tokens; bfloat16"
             figures.append(_rate(f"SIDs of queries by 0.6B weights, {beams} beams", rate, "queries/s", note, peak))
         rate, peak = _align(data, folder, device)
-        note = "64 requests of 8 SIDs and 2 experts a step, in 16 parts; a reference beside the policy; float32"
+        note = (
+            f"{ALIGN.requests_per_step} requests of {ALIGN.group_size} SIDs and {ALIGN.experts} experts a step, in "
+            f"{ALIGN.accumulation} parts; a reference beside the policy; float32"
+        )
         figures.append(_rate("aligning 0.6B weights", rate, "requests/s", note, peak))
     return figures
 
@@ -108,14 +113,14 @@ def _finetune(data: TextData, folder: Path, kind: str, device: torch.device, *, 
 
 
 def _align(data: TextData, folder: Path, device: torch.device) -> tuple[float, float]:
-    """Requests a second of EG-GRPO by the profile `cqsid`'s numbers after two steps, and GPU memory in GB."""
-    config, steps = AlignConfig(steps=6, accumulation=16), 6
+    """Requests a second of EG-GRPO after two steps, and GPU memory in GB."""
     table = RewardData(data.texts, data.query_index, data.sids, np.full(len(data.sids), ACTED))
     seen = _Steps()
     torch.cuda.reset_peak_memory_stats()
     index = SidIndex(data.sids)
-    train_eg_grpo(table, start=folder / "generator", index=index, config=config, device=device, on_step=seen)
-    return config.requests_per_step * (steps - 2) / seen.seconds(2, steps), torch.cuda.max_memory_allocated() / 1e9
+    train_eg_grpo(table, start=folder / "generator", index=index, config=ALIGN, device=device, on_step=seen)
+    rate = ALIGN.requests_per_step * (ALIGN.steps - 2) / seen.seconds(2, ALIGN.steps)
+    return rate, torch.cuda.max_memory_allocated() / 1e9
 
 
 class _Steps:

@@ -96,10 +96,7 @@ def tables(found: Mapping[str, Mapping[str, Any]]) -> str:
 
 # Rows for each pair of the window, and the figure of the GPU's benchmark that says how many a second.
 GPU_JOBS = {
-    "titles and queries to vectors (first time)": (
-        ITEMS_PER_PAIR + QUERIES_PER_PAIR,
-        "titles encoded, fp32",
-    ),
+    "titles and queries to vectors (first time)": (ITEMS_PER_PAIR + QUERIES_PER_PAIR, "titles encoded, fp32"),
     "the quantizer, one pass over the pairs": (1.0, "step, against the goal"),
     "fine-tuning 0.6B weights, one pass over the pairs": (1.0, "fine-tuning 0.6B weights, full"),
     "SIDs of queries by 0.6B weights, 5 beams": (QUERIES_PER_PAIR, "SIDs of queries by 0.6B weights, 5 beams"),
@@ -133,7 +130,7 @@ def main() -> None:
     found = {name: json.loads(path.read_text(encoding="utf-8")) for name, path in files.items()}
     text = PAGE.read_text(encoding="utf-8")
     head, rest = text.split(BEGIN)
-    missing = [name for name in ("corpus", "prefix_match", "encode", "assign") if name not in found]
+    missing = [name for name in ("corpus", "prefix_match", "assign") if name not in found]
     told = f"Not measured at the full size: {', '.join(missing)}.\n\n" if missing else ""
     body = f"{told}{tables(found)}\n\n{gpu_table(found.get('gpu'))}"
     PAGE.write_text(f"{head}{BEGIN}\n{body}\n{END}{rest.split(END)[1]}", encoding="utf-8")

@@ -71,17 +71,17 @@ def run(home: Home, days: Sequence[dt.date], version: int | None = None) -> None
     """
     if version is None:
         version = home.store.version("click_log")
+    memos = changed_days(home, days, version)
+    if not memos:
+        return
     # A day that another run writes before its turn comes here is that run's.
-    begun = {name: home.store.version(name) for name in DAILY}
-    since = {name: -1 if at is None else at for name, at in begun.items()}
-    for memos in _passes(home, changed_days(home, days, version), version):
-        _aggregate(home, memos, version, since)
+    since = {name: home.store.begun(name) for name in DAILY}
+    for some in _passes(home, memos, version):
+        _aggregate(home, some, version, since)
 
 
 def _passes(home: Home, memos: Mapping[dt.date, str], version: int | None) -> Iterator[dict[dt.date, str]]:
-    """The changed days in groups of at most `LOG_BYTES_A_CORE` for each core, a longer day alone."""
-    if not memos:
-        return
+    """The changed days in groups of at most `LOG_BYTES_A_CORE` for each core, a longer day alone; at least one."""
     sizes = home.store.sizes("click_log", version)
     most = LOG_BYTES_A_CORE * home.spark.sparkContext.defaultParallelism
     some: dict[dt.date, str] = {}

@@ -94,7 +94,7 @@ def write_table(
         ConcurrentWrite: another run wrote one of the partitions meanwhile; nothing is written.
 
     """
-    since = _newest_version(home, name) if since is None else since
+    since = home.store.begun(name) if since is None else since
     kept = rows.persist(StorageLevel.DISK_ONLY)
     try:
         found = fingerprints(kept, [by] if by else []).collect()
@@ -131,7 +131,7 @@ def add_events(home: Home, events: DataFrame, *, job: str, counts: Mapping[str, 
     days = [row["event_date"] for row in events.select("event_date").distinct().collect()]
     if not days:
         return 0
-    since = _newest_version(home, "click_log")
+    since = home.store.begun("click_log")
     parts: list[Partition] = [{"event_date": day} for day in days]
     there = home.store.read(home.spark, "click_log", *parts, version=None if since < 0 else since)
     fresh = events.join(there.select("event_date", "event_id").distinct(), ["event_date", "event_id"], "left_anti")
@@ -142,11 +142,6 @@ def add_events(home: Home, events: DataFrame, *, job: str, counts: Mapping[str, 
         log.info("%d of %d events were in the log already", known, accepted)
     told = {"accepted": accepted, **(counts or {}), "known": known}
     return write_table(home, "click_log", merged, job=job, by="event_date", counts=told, since=since)
-
-
-def _newest_version(home: Home, name: str) -> int:
-    version = home.store.version(name)
-    return -1 if version is None else version
 
 
 def write_catalog(home: Home, catalog: DataFrame, *, job: str, counts: Mapping[str, int] | None = None) -> int:

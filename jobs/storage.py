@@ -72,6 +72,11 @@ class Store:
         held = self._held(name)
         return held.version() if held else None
 
+    def begun(self, name: str) -> int:
+        """The version of a table on which a run begins that begins now (`since` of `target`); -1: none."""
+        version = self.version(name)
+        return -1 if version is None else version
+
     def _held(self, name: str, version: int | None = None) -> deltalake.DeltaTable | None:
         return deltalake.DeltaTable(self.path(name), version=version) if self.exists(name) else None
 
