@@ -1,4 +1,4 @@
-"""The corpus from a large log: against DuckDB, by its growth, and what one more night and one late file cost."""
+"""The corpus from a large log: against DuckDB, its growth, and what features, one more night and a late file cost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import deltalake
 import duckdb
 
-from benchmarks import click_log, corpus_peer
+from benchmarks import click_log, corpus_peer, features
 from benchmarks.figures import Figure, Usage, apart, save
 from jobs.home import Home
 from jobs.partitions import label
@@ -63,6 +63,8 @@ def _figures(size: str, facts: dict[str, Any]) -> Iterator[Figure]:
             if largest:
                 yield from _held(count, ours)
                 yield _against_duckdb(size, folder, ours, found)
+                if size == "full":
+                    features.main(size, home, click_log.FIRST + dt.timedelta(days=WINDOW - 1), ours)
             if smaller:
                 yield _growth(taken)
                 yield from _accelerated(home, folder, ours)

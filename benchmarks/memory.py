@@ -57,7 +57,15 @@ def _train(pairs: int) -> None:
         item_level1=rng.integers(-1, 200, size=texts, dtype=np.int32),
         train=train,
     )
-    config = QuantizerConfig(mapped_categories=200, batch_size=1024, max_steps=20, eval_every=20, checkpoint_every=20)
+    # Draws by weight, as the job trains.
+    config = QuantizerConfig(
+        mapped_categories=200,
+        pair_weights="sample",
+        batch_size=1024,
+        max_steps=20,
+        eval_every=20,
+        checkpoint_every=20,
+    )
     with tempfile.TemporaryDirectory() as folder:
         train_quantizer(data=data, config=config, checkpoint_dir=Path(folder), device="cpu")
 

@@ -13,6 +13,8 @@ from torch import Tensor
 from dsirm_models.quantizer_model import QuantizerConfig
 
 _CHUNK = 1 << 22
+_RUN = 8
+"""Pairs behind each kept sum: fewer take more memory, more take longer per draw. Divides `_CHUNK`."""
 
 
 class PairData(NamedTuple):
@@ -166,19 +168,54 @@ def batch_order(data: PairData, config: QuantizerConfig, *, start: int) -> Itera
     count = int(np.count_nonzero(data.train))
     size = min(config.batch_size, count)
     per_epoch = count // size
-    weighted = config.pair_weights == "sample"
-    edges = np.cumsum(data.weight[data.train], dtype=np.float64) if weighted else None
-    epoch, order = -1, np.empty(0, dtype=np.int32)
+    draws = WeightedDraws(data.weight, data.train) if config.pair_weights == "sample" else None
+    epoch, order, rng = -1, np.empty(0, dtype=np.int32), np.random.default_rng()
     for step in range(start, config.max_steps):
+        place = step % per_epoch * size
         if step // per_epoch != epoch:
             epoch = step // per_epoch
-            rng = np.random.default_rng([config.seed, 0, epoch])
-            del order  # before the next one is made: two would cost as much as all indices of the queries
-            order = training_rows(data.train)
-            if edges is not None:
-                drawn = np.searchsorted(edges, rng.random(count) * edges[-1], side="right")
-                order = order[np.minimum(drawn, count - 1)]
-            else:
+            source = np.random.PCG64([config.seed, 0, epoch])
+            rng = np.random.Generator(source)
+            if draws is None:
+                del order  # before the next one is made: two would cost as much as all indices of the queries
+                order = training_rows(data.train)
                 rng.shuffle(order)
-        place = step % per_epoch * size
-        yield step, order[place : place + size].copy()
+            else:
+                source.advance(place)
+        yield step, order[place : place + size].copy() if draws is None else draws.at(rng.random(size))
+
+
+class WeightedDraws:
+    """Pairs of the training side in proportion to their weights, found without an array over all pairs.
+
+    Of the running sum of weights only every `_RUN`-th value is kept; the few between are added up again for each draw.
+    """
+
+    def __init__(self, weight: NDArray[np.float32], train: NDArray[np.bool_]) -> None:
+        """(N,) weights above 0, and which of the pairs may be drawn: at least one."""
+        self._weight, self._train = weight, train
+        self._last = len(train) - 1 - int(np.argmax(train[::-1]))
+        ends, total = [], 0.0
+        for start in range(0, len(weight), _CHUNK):
+            sums = self._weights(slice(start, start + _CHUNK))
+            sums[0] += total
+            np.cumsum(sums, out=sums)
+            total = float(sums[-1])
+            ends.append(sums[np.minimum(np.arange(_RUN - 1, len(sums) + _RUN - 1, _RUN), len(sums) - 1)])
+        self._ends = np.concatenate(ends)
+
+    def at(self, shares: NDArray[np.float64]) -> NDArray[np.int32]:
+        """(B,) in [0, 1) -> (B,) the pair at each share of the summed weights."""
+        wanted = shares * self._ends[-1]
+        run = np.minimum(np.searchsorted(self._ends, wanted, side="right"), len(self._ends) - 1)
+        running = np.where(run > 0, self._ends[run - 1], 0.0)
+        place = run * _RUN
+        for _ in range(_RUN):  # one that is found stays where it is: its sum is above what was wanted, and only grows
+            running += self._weights(np.minimum(place, self._last))
+            place += running <= wanted
+        # A share so near to 1 that its product is the whole sum would lie behind the last pair.
+        found: NDArray[np.int32] = np.minimum(place, self._last).astype(np.int32)
+        return found
+
+    def _weights(self, rows: slice | NDArray[np.int64]) -> NDArray[np.float64]:
+        return self._weight[rows].astype(np.float64) * self._train[rows]

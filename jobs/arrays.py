@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from jobs import planned
@@ -45,21 +46,29 @@ def numbered(values: Sequence[str | None], names: Sequence[str]) -> NDArray[np.i
     return np.array([-1 if value is None else place.get(value, -1) for value in values], dtype=np.int64)
 
 
-def matrix(vectors: pa.ChunkedArray, table: str) -> NDArray[np.float32]:
-    """A column of equally long lists -> (N, D) float32.
+def matrix(vectors: pa.ChunkedArray, table: str, place: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+    """A column of N equally long lists -> (N, D) float32; the i-th list becomes row `place[i]`, if that is given.
 
     Raises:
         ContractError: naming `table`, where widths differ or a value is NaN, infinite or NULL.
     """
-    whole = vectors.combine_chunks()
-    flat = whole.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-    width = len(flat) // len(whole) if len(whole) else 0
-    lengths = whole.value_lengths().to_numpy(zero_copy_only=False)
-    if (lengths != width).any() or not np.isfinite(flat).all():
-        raise ContractError(
-            f"{table} holds NaN or vectors of different widths: delete that table and run the job that fills it again."
-        )
-    rows: NDArray[np.float32] = flat.reshape(len(whole), width)
+    refused = ContractError(
+        f"{table} holds NaN or vectors of different widths: delete that table and run the job that fills it again."
+    )
+    lengths = pc.fill_null(pc.list_value_length(vectors), -1).to_numpy()
+    width = int(lengths[0]) if len(lengths) else 0
+    if width < 0 or (lengths != width).any():
+        raise refused
+    rows = np.empty((len(vectors), width), dtype=np.float32)
+    done = 0
+    # Each chunk straight to its place: joined first and put into order afterwards, vectors would be held three times.
+    for chunk in vectors.chunks:
+        flat = chunk.flatten().to_numpy(zero_copy_only=False)
+        if not np.isfinite(flat).all():
+            raise refused
+        where = slice(done, done + len(chunk))
+        rows[where if place is None else place[where]] = flat.reshape(len(chunk), width)
+        done += len(chunk)
     return rows
 
 
@@ -71,7 +80,9 @@ def load_vectors(home: Home, plan: Plan, table: str) -> Vectors:
         raise DataError(f"{table} holds no vectors of {plan.encoder_version}: run embed-items and embed-queries first.")
     hashes = read["text_hash"].to_numpy()
     order = np.argsort(hashes, kind="stable")
-    return Vectors(hashes[order], matrix(read["embedding"], table)[order])
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    return Vectors(hashes[order], matrix(read["embedding"], table, place))
 
 
 class Items(NamedTuple):

@@ -7,7 +7,7 @@ from other inputs, or a job may be run before its turn.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -31,6 +31,12 @@ def read_arrow(home: Home, plan: Plan, name: str, columns: Sequence[str] | None 
     """The same as Arrow."""
     parts, how = _place(plan, name)
     return home.store.read_arrow(name, *parts, columns=columns, **how)
+
+
+def read_batches(home: Home, plan: Plan, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The same rows in the same order, some at a time."""
+    parts, how = _place(plan, name)
+    return home.store.read_batches(name, *parts, columns=columns, **how)
 
 
 def _place(plan: Plan, name: str) -> tuple[list[Partition], dict[str, Any]]:

@@ -113,20 +113,42 @@ class Store:
         where: pa.compute.Expression | None = None,
     ) -> pa.Table:
         """The same as Arrow, through delta-rs: no Spark session needed. `where` keeps rows while they are read."""
-        schema = TABLES[name].arrow_schema()
-        wanted = pa.schema([schema.field(column) for column in columns]) if columns else schema
+        wanted = _arrow_schema(name, columns)
+        scanner = self._scanner(name, wanted, partitions, version, memo, where)
+        return _as_contract(scanner.to_table(), wanted) if scanner else wanted.empty_table()
+
+    def read_batches(
+        self,
+        name: str,
+        *partitions: Partition,
+        columns: Sequence[str] | None = None,
+        version: int | None = None,
+        memo: Memo = None,
+    ) -> Iterator[pa.Table]:
+        """The same rows in the same order, some at a time: for who keeps less of them than there is."""
+        wanted = _arrow_schema(name, columns)
+        scanner = self._scanner(name, wanted, partitions, version, memo, None)
+        for batch in scanner.to_batches() if scanner else ():
+            yield _as_contract(pa.Table.from_batches([batch]), wanted)
+
+    def _scanner(
+        self,
+        name: str,
+        wanted: pa.Schema,
+        partitions: Sequence[Partition],
+        version: int | None,
+        memo: Memo,
+        where: pa.compute.Expression | None,
+    ) -> pa.dataset.Scanner | None:
         table = self._open(name, partitions, version, memo)
         if table is None:
-            return wanted.empty_table()
+            return None
         data = table.to_pyarrow_dataset()
         there = [column for column in wanted.names if column in data.schema.names]
         wanted_rows = expression(partitions) if partitions else None
         if where is not None:
             wanted_rows = where if wanted_rows is None else wanted_rows & where
-        read = data.to_table(columns=there, filter=wanted_rows)
-        for column in set(wanted.names) - set(there):  # the contract gained it since that version
-            read = read.append_column(column, pa.nulls(len(read), wanted.field(column).type))
-        return read.select(wanted.names).cast(wanted)
+        return data.scanner(columns=there, filter=wanted_rows)
 
     def _open(
         self, name: str, partitions: Sequence[Partition], version: int | None, memo: Memo
@@ -365,6 +387,17 @@ class Target:
             writer = writer.option("replaceWhere", predicate(self.partitions))
         with refusals(self.table):
             writer.save(self.store.path(self.table.name))
+
+
+def _arrow_schema(name: str, columns: Sequence[str] | None) -> pa.Schema:
+    schema = TABLES[name].arrow_schema()
+    return pa.schema([schema.field(column) for column in columns]) if columns else schema
+
+
+def _as_contract(read: pa.Table, wanted: pa.Schema) -> pa.Table:
+    for column in set(wanted.names) - set(read.schema.names):  # the contract gained it since that version
+        read = read.append_column(column, pa.nulls(len(read), wanted.field(column).type))
+    return read.select(wanted.names).cast(wanted)
 
 
 def _properties(metadata: str) -> deltalake.CommitProperties:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from jobs import planned
-from jobs.arrays import find, load_items, load_vectors, numbered
+from jobs.arrays import Items, Vectors, find, load_items, load_vectors, numbered
 from jobs.errors import DataError
 from jobs.files import is_whole
 from jobs.generators import device
@@ -63,17 +64,12 @@ def _train(home: Home, plan: Plan, target: Target, directory: Path) -> None:
 
     settings = home.settings.quantizer
     items, queries = load_items(home, plan), load_vectors(home, plan, "query_embeddings")
-    columns = ["query_id", "item_hash", "weight", "split"]
-    pairs = planned.read_arrow(home, plan, "pairs", columns)
-    side = pairs["split"].to_numpy(zero_copy_only=False)
-    learnable = side != "test"
     if items.vectors.shape[1] != queries.rows.shape[1]:
         widths = f"{items.vectors.shape[1]} and {queries.rows.shape[1]}"
         raise DataError(
             f"item_embeddings and query_embeddings hold vectors of widths {widths}: they cannot be of one encoder."
         )
-    if not (side == "train").any():
-        raise DataError(f"The corpus of {plan.as_of_date} has no training pair: the log holds no click that counts.")
+    pairs, read = _learnable(home, plan, queries, items)
     old = None
     if plan.parent_codebook:
         old = TrainedQuantizer.load(home.artifact("quantizer", plan.parent_codebook))
@@ -84,12 +80,11 @@ def _train(home: Home, plan: Plan, target: Target, directory: Path) -> None:
     data = PairData(
         query_embeddings=queries.rows,
         item_embeddings=items.vectors,
-        query_index=queries.find(pairs["query_id"].to_numpy())[learnable].astype(np.int32),
-        item_index=find(items.hashes, pairs["item_hash"].to_numpy())[learnable].astype(np.int32),
-        weight=pairs["weight"].to_numpy()[learnable].astype(np.float32),
         item_level1=level1,
-        train=(side == "train")[learnable],
+        **pairs,
     )
+    learnt = len(data.train)
+    del pairs  # whose arrays `data` holds
     if settings.lone_items:
         data = with_lone_items(data)
     config = quantizer_config(settings, mapped_categories=len(categories))
@@ -127,10 +122,38 @@ def _train(home: Home, plan: Plan, target: Target, directory: Path) -> None:
         _codebook(plan, model, assigned.codes, categories),
         job=JOB,
         memo=plan.codebook_version,
-        counts={"read": len(learnable), "accepted": int(learnable.sum()), "test": int((~learnable).sum())},
+        counts={"read": read, "accepted": learnt, "test": read - learnt},
         report=dict(model.report),
         clusters=split.report,
     )
+
+
+def _learnable(home: Home, plan: Plan, queries: Vectors, items: Items) -> tuple[dict[str, np.ndarray], int]:
+    """The pairs of `PairData` without those of test queries, and how many there were with them.
+
+    Read some at a time and kept as 13 bytes a pair: as the table has them 80M pairs are 3 GB, and their splits as
+    Python's own strings 5 GB more.
+
+    Raises:
+        DataError: none of them is to be trained on.
+
+    """
+    parts, read = [], 0
+    for some in planned.read_batches(home, plan, "pairs", ["query_id", "item_hash", "weight", "split"]):
+        read += some.num_rows
+        kept = some.filter(pc.not_equal(some["split"], "test"))
+        parts.append(
+            (
+                queries.find(kept["query_id"].to_numpy()).astype(np.int32),
+                find(items.hashes, kept["item_hash"].to_numpy()).astype(np.int32),
+                kept["weight"].to_numpy().astype(np.float32),
+                pc.equal(kept["split"], "train").to_numpy(),
+            )
+        )
+    if not any(train.any() for *_, train in parts):
+        raise DataError(f"The corpus of {plan.as_of_date} has no training pair: the log holds no click that counts.")
+    names = ("query_index", "item_index", "weight", "train")
+    return dict(zip(names, map(np.concatenate, zip(*parts, strict=True)), strict=True)), read
 
 
 def quantizer_config(settings: QuantizerSettings, *, mapped_categories: int) -> QuantizerConfig:

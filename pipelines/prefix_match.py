@@ -42,12 +42,21 @@ def to_match(pairs: DataFrame, judged: DataFrame, catalog: DataFrame, scores: Da
 
     A judged pair whose item has left the catalogue is kept: it has no SID, and its features say so.
     """
-    items = catalog.select("item_hash", "item_id")
-    of_corpus = pairs.select("query_id", "item_hash").join(items, "item_hash")
-    of_labels = judged.distinct().withColumn("item_hash", F.xxhash64("item_id")).withColumn("labelled", F.lit(True))
-    every = of_corpus.join(of_labels, ["query_id", "item_hash", "item_id"], "full")
-    own = scores.select("query_id", "item_id", "own_logps")
-    return every.join(own, ["query_id", "item_id"], "left").withColumn("labelled", F.coalesce("labelled", F.lit(False)))
+    key = ["query_id", "item_hash"]
+    judgments = judged.distinct().withColumns({"item_hash": F.xxhash64("item_id"), "labelled": F.lit(True)})
+    judgments = judgments.withColumnRenamed("item_id", "_judged")
+    # Judgments are few and corpora large. A full join would shuffle every pair; to be told of those that are judged,
+    # pairs need not move, and the rest of the judgments is found among themselves.
+    corpus = pairs.select(key)
+    rest = judgments.join(corpus.join(judgments, key, "left_semi"), key, "left_anti")
+    every = corpus.join(judgments, key, "left").unionByName(rest)
+    named = every.join(catalog.select("item_hash", "item_id"), "item_hash", "left")
+    return (
+        named.withColumn("item_id", F.coalesce("_judged", "item_id"))
+        .where(F.col("item_id").isNotNull())
+        .join(scores.select("query_id", "item_id", "own_logps"), ["query_id", "item_id"], "left")
+        .select(*key, "item_id", F.coalesce("labelled", F.lit(False)).alias("labelled"), "own_logps")
+    )
 
 
 def match_prefixes(

@@ -5,11 +5,13 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dsirm_models.artifacts import TENSORS, ArtifactError, seal
 from dsirm_models.assign import assign_codes
 from dsirm_models.losses import LossWeights
-from dsirm_models.quantizer_data import Resident, batch_order, check_data, with_lone_items
+from dsirm_models.quantizer_data import Resident, WeightedDraws, batch_order, check_data, with_lone_items
 from dsirm_models.quantizer_loss import captured_loss, training_loss
 from dsirm_models.quantizer_model import QuantizerModel, TrainedQuantizer
 from dsirm_models.train_quantizer import QuantizerConfig, fit_residual_kmeans, train_quantizer
@@ -190,6 +192,20 @@ def test_weighted_draws_follow_the_weights():
     config = tiny_config(pair_weights="sample", max_steps=400)
     drawn = np.concatenate([rows for _, rows in batch_order(WORLD._replace(weight=weight), config, start=0)])
     assert 0.72 < (drawn % 2 == 0).mean() < 0.78
+
+
+@given(
+    weight=st.lists(st.floats(2**-20, 2**20, width=32), min_size=1, max_size=60),
+    shares=st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=20),
+    data=st.data(),
+)
+def test_a_draw_is_where_the_summed_weights_of_the_training_pairs_pass_its_share(weight, shares, data):
+    train = np.array(data.draw(st.lists(st.booleans(), min_size=len(weight), max_size=len(weight)).filter(any)))
+    edges = np.cumsum(np.array(weight, dtype=np.float32)[train], dtype=np.float64)
+    place = np.searchsorted(edges, np.array(shares) * edges[-1], side="right")
+    expected = np.flatnonzero(train)[np.minimum(place, len(edges) - 1)]
+    found = WeightedDraws(np.array(weight, dtype=np.float32), train).at(np.array(shares))
+    assert found.tolist() == expected.tolist()
 
 
 def test_tensorboard_gets_losses_and_use_of_the_codes(tmp_path):

@@ -65,6 +65,16 @@ def test_a_table_never_written_reads_as_an_empty_one(store, spark):
     assert not store.exists("catalog")
 
 
+def test_batches_are_the_same_rows_in_the_same_order(filled):
+    asked = [{"event_date": TWO}, {"event_date": ONE}]
+    for parts, columns in ((asked, None), (asked[:1], ["searches", "query"])):
+        whole = filled.read_arrow("query_days", *parts, columns=columns)
+        assert pa.concat_tables(filled.read_batches("query_days", *parts, columns=columns)).equals(whole)
+    assert list(filled.read_batches("catalog")) == []
+    with pytest.raises(DataError, match=f"query_days event_date={TWO} is not what this release was planned on"):
+        next(filled.read_batches("query_days", {"event_date": TWO}, memo="another"))
+
+
 @pytest.mark.parametrize("kind", ["arrow", SPARK])
 def test_replacing_touches_only_the_named_partition(filled, request, kind):
     if kind == "arrow":

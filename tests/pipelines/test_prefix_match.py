@@ -3,6 +3,7 @@
 import contextlib
 import io
 import math
+import re
 
 import numpy as np
 import pytest
@@ -171,6 +172,26 @@ def test_native_arithmetic_alone_and_the_types_of_the_contract(spark, to_score):
         n: contract[n] for n in made if n in contract
     }
     assert set(contract) - set(made) == {"release", "event_time", "created_time"}
+
+
+def test_pairs_are_shuffled_once_by_item_and_once_by_query(spark, tmp_path):
+    """With a catalogue, SIDs and beams too large to broadcast, and few judgments."""
+
+    def stored(name, rows, schema):  # only of files does Spark know that they are small
+        spark.createDataFrame(rows, schema).write.parquet(f"{tmp_path}/{name}")
+        return spark.read.parquet(f"{tmp_path}/{name}")
+
+    pairs, beams, items = frames(spark, [(1, 10)], {1: [((1, 1, 1), [-1.0, -1.0, -1.0])]}, {10: (1, 2, 3)})
+    judged = stored("judged", [(1, "b")], "query_id BIGINT, item_id STRING")
+    scores = stored("scores", [], "query_id BIGINT, item_id STRING, own_logps ARRAY<FLOAT>")
+    catalog = spark.createDataFrame([(10, "a")], "item_hash BIGINT, item_id STRING")
+    to_score = to_match(pairs, judged, catalog.hint("merge"), scores)
+    features = match_prefixes(to_score, beams.hint("merge"), items.hint("merge"), ss=SS, beams=5)
+    with contextlib.redirect_stdout(io.StringIO()) as plan:
+        features.explain()
+    keys = re.findall(r"Exchange hashpartitioning\(([a-z_]+)#\d+L?, \d+\)", plan.getvalue())
+    # Pairs, catalogue and SIDs by item; pairs and beams by query.
+    assert sorted(keys) == ["item_hash"] * 3 + ["query_id"] * 2, plan.getvalue()
 
 
 def test_a_group_of_a_split_cluster_is_taken_off_as_in_python(spark):
