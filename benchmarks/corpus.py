@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import deltalake
 import duckdb
 
 from benchmarks import click_log, corpus_peer, features
+from benchmarks.features import live_files, spilling_beside
 from benchmarks.figures import Figure, Usage, apart, save
 from jobs.home import Home
 from jobs.partitions import label
@@ -104,8 +104,7 @@ def _rebuild(root: Path, last: int) -> None:
     from jobs import aggregate_day, build_corpus
     from jobs.plan import make_plan
 
-    os.environ["SPARK_LOCAL_DIRS"] = str(root.parent / "spark")  # what Spark spills and shuffles counts as disk too
-    home = Home(root)
+    home = spilling_beside(root)
     plan = make_plan(home, click_log.FIRST + dt.timedelta(days=last))
     aggregate_day.run(home, [dt.date.fromisoformat(day) for day in plan.days])
     build_corpus.run(home, plan)
@@ -150,16 +149,10 @@ def _sums(root: Path) -> dict[str, Any]:
     store = Home(root).store
     found: dict[str, Any] = {}
     for name in TABLES:
-        found[name] = _sum(name, _files(store.path(name)))
-    refused = duckdb.sql(f"SELECT count(*) FROM {_files(store.path('quarantine'))}").fetchall()
+        found[name] = _sum(name, live_files(store.path(name)))
+    refused = duckdb.sql(f"SELECT count(*) FROM {live_files(store.path('quarantine'))}").fetchall()
     found["quarantine"] = {"n": int(refused[0][0])}
     return found
-
-
-def _files(path: str) -> str:
-    """The live files of a table as DuckDB reads them."""
-    uris = ", ".join(f"'{uri}'" for uri in deltalake.DeltaTable(path).file_uris())
-    return f"read_parquet([{uris}], hive_partitioning = true)"
 
 
 def _night(folder: Path, pairs: int, rebuild: Usage) -> Figure:
@@ -258,7 +251,7 @@ def _check_equal(one: Home, other: Home, last: int) -> None:
     for name in TABLES:
         within = f"event_date BETWEEN DATE '{first}' AND DATE '{end}'"
         when = within if name.endswith("_days") else f"as_of_date = DATE '{end}'"
-        rows = [f"SELECT * FROM {_files(home.store.path(name))} WHERE {when}" for home in (one, other)]
+        rows = [f"SELECT * FROM {live_files(home.store.path(name))} WHERE {when}" for home in (one, other)]
         for a, b in (rows, rows[::-1]):
             (differing,) = duckdb.sql(f"SELECT count(*) FROM ({a} EXCEPT ALL {b})").fetchall()[0]
             if differing:

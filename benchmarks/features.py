@@ -15,7 +15,9 @@ from pyspark.sql import functions as F
 
 from benchmarks.figures import Figure, Usage, apart, save
 from jobs.home import Home
+from jobs.partitions import label
 from jobs.plan import Plan, make_plan
+from schemas.query_sids import SHARDS
 
 SIZES = (20, 10, 5)
 """Codes of each level: few, so that prefixes of every depth meet."""
@@ -45,7 +47,7 @@ def main(size: str, root: Path, day: dt.date, rebuild: Usage) -> None:
 
 def _make(root: Path, day: dt.date) -> None:
     """Judgments, then what the release that they are part of would hold before its features."""
-    home = _home(root)
+    home = spilling_beside(root)
     store, spark, items = home.store, home.spark, home.store.count("catalog")
     queries = store.read(spark, "queries", {"as_of_date": day}).select("query_id", "query")
     catalog = store.read(spark, "catalog").select("item_id", "item_hash")
@@ -58,11 +60,11 @@ def _make(root: Path, day: dt.date) -> None:
     store.target("relevance_labels", LABELS).replace(
         judged.withColumns(
             {
-                "rater": F.lit("final"), "source": F.lit("simulation"), "grade": F.lit(1),
+                "rater": F.lit("final"), "source": F.lit(LABELS["source"]), "grade": F.lit(1),
                 "fold": F.lit(None).cast("string"),
             }
         ),
-        job="benchmark", fingerprints={"source=simulation": "made"},
+        job="benchmark", fingerprints={label(LABELS): "made"},
     )  # fmt: skip
     plan = make_plan(home, day)
     book = [(level, code) for level, size in enumerate(SIZES, start=1) for code in range(size)]
@@ -85,7 +87,7 @@ def _make(root: Path, day: dt.date) -> None:
     beams = beams.withColumns(
         {
             "logps": F.expr("array(-0.1f * (rank div 3), -0.7f, -1.5f)").cast("array<float>"),
-            "shard": F.pmod("query_id", F.lit(16)).cast("int"), "complete": F.lit(True),
+            "shard": F.pmod("query_id", F.lit(SHARDS)).cast("int"), "complete": F.lit(True),
             "generator_version": F.lit(plan.generator_version), **of_release,
         }
     )  # fmt: skip
@@ -122,20 +124,26 @@ def _codebook(plan: Plan, book: list[tuple[int, int]]) -> pa.Table:
 def _match(root: Path, day: dt.date) -> None:
     from jobs import match_prefixes
 
-    home = _home(root)
+    home = spilling_beside(root)
     match_prefixes.run(home, make_plan(home, day))
     home.spark.stop()
 
 
-def _home(root: Path) -> Home:
-    os.environ["SPARK_LOCAL_DIRS"] = str(root.parent / "spark")  # what Spark spills and shuffles counts as disk too
+def spilling_beside(root: Path) -> Home:
+    """A home whose Spark session spills and shuffles into a folder beside it, where that counts as disk too."""
+    os.environ["SPARK_LOCAL_DIRS"] = str(root.parent / "spark")
     return Home(root)
+
+
+def live_files(path: str) -> str:
+    """The live files of a table as DuckDB reads them."""
+    uris = ", ".join(f"'{uri}'" for uri in deltalake.DeltaTable(path).file_uris())
+    return f"read_parquet([{uris}], hive_partitioning = true)"
 
 
 def _counted(home: Home, day: dt.date) -> dict[str, int]:
     def rows(name: str, where: str = "true") -> str:
-        uris = ", ".join(f"'{uri}'" for uri in deltalake.DeltaTable(home.store.path(name)).file_uris())
-        return f"(SELECT * FROM read_parquet([{uris}], hive_partitioning = true) WHERE {where})"
+        return f"(SELECT * FROM {live_files(home.store.path(name))} WHERE {where})"
 
     of_day = f"as_of_date = DATE '{day}'"
     corpus, judged = rows("pairs", of_day), rows("relevance_labels")
